@@ -1,0 +1,221 @@
+"""`mailerd check`: every problem of the configuration at once; with `--connect`, whether what it names answers.
+
+It changes nothing and sends no mail: databases are asked for their version, providers are greeted, logged in to and
+left. Each failure is one line that says what to do. Every wait has the deadline that the daemon would have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from mailerd.cli.output import Exit, Fatal, error, json_option, print_json
+
+if TYPE_CHECKING:
+    from mailerd.config.load import Loaded
+    from mailerd.config.model import Config, Database, Provider
+    from mailerd.smtp.core import Trouble
+
+__all__ = ["Finding", "check"]
+
+POSTGRES = 150_000  # the oldest server that the schema works on
+AT_ONCE = 10  # providers that are tried at the same time
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was tried. `subject`: `database` or `provider.NAME`; `detail`: what it said, or what to do."""
+
+    subject: str
+    ok: bool
+    detail: str
+
+
+@click.command()
+@click.option("--connect", is_flag=True, help="Also try the database and every provider (TCP, TLS, AUTH).")
+@json_option
+@click.pass_context
+def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
+    """Report every configuration error at once.
+
+    With --connect also: can the database be reached, and has it the right schema; does each provider accept a
+    connection, TLS and the password. The DNS records of identities are not looked at in this version.
+
+    Exit status: 0 all is well, 78 the configuration has errors, 69 something it names cannot be used.
+    """
+    from mailerd.config.load import ConfigError, load
+
+    path = (ctx.find_root().obj or {}).get("config_path")
+    try:
+        loaded = load(path, os.environ, require_provider=True)
+    except ConfigError as wrong:
+        if as_json:
+            print_json({"ok": False, "file": wrong.source or None, "problems": wrong.problems, "checks": []})
+            ctx.exit(Exit.CONFIG)
+        raise Fatal(wrong.lines(), Exit.CONFIG) from None
+    wrong_rules, warnings = _rules(loaded.config)
+    if wrong_rules:
+        if as_json:
+            problem = {"path": "feedback.rules", "line": None, "message": wrong_rules}
+            print_json({"ok": False, "file": _file(loaded), "problems": [problem], "checks": []})
+            ctx.exit(Exit.CONFIG)
+        raise Fatal(wrong_rules, Exit.CONFIG)
+    findings = _try(loaded.config) if connect else []
+    failed = [finding for finding in findings if not finding.ok]
+    code = Exit.UNAVAILABLE if failed else Exit.OK
+    if as_json:
+        checks = [{"subject": f.subject, "ok": f.ok, "detail": f.detail} for f in findings]
+        print_json({"ok": not failed, "file": _file(loaded), "problems": [], "warnings": warnings, "checks": checks})
+        ctx.exit(code)
+    for warning in warnings:
+        error(f"warning: {warning}")
+    click.echo(_summary(loaded))
+    for finding in findings:
+        if finding.ok:
+            click.echo(f"{finding.subject}: {finding.detail}")
+    if failed:
+        raise Fatal([f"{finding.subject}: {finding.detail}" for finding in failed], code)
+
+
+def _rules(config: Config) -> tuple[str, list[str]]:
+    """(what is wrong with the reply rules, warnings about limits that hold for nothing)."""
+    from mailerd.daemon.engine import reply_rules
+    from mailerd.flow.domains import Group, Groups, matches_nothing
+    from mailerd.message import Failure
+
+    own = [Group(domain.name, domain.match, domain.mx) for domain in config.domain]
+    warnings = [
+        f"domain.{name}: matches nothing: it has no `match` and no `mx`, and no shipped group has this name"
+        for name in matches_nothing(own)
+    ]
+    names = Groups(own).names()
+    warnings += [
+        f"pool.{pool.name}.domain: `{limit.name}` is no domain group and no domain: this limit holds for nothing"
+        for pool in config.pool
+        for limit in pool.domain
+        if limit.name not in names and "." not in limit.name
+    ]
+    try:
+        reply_rules(config)
+    except Failure as failure:
+        return failure.reason, warnings
+    return "", warnings
+
+
+def _file(loaded: Loaded) -> str | None:
+    return str(loaded.path) if loaded.path else None
+
+
+def _summary(loaded: Loaded) -> str:
+    config = loaded.config
+    counts = (
+        (config.stream, "stream"),
+        (config.pool, "pool"),
+        (config.provider, "provider"),
+        (config.identity, "identity"),
+    )
+    words = ", ".join(f"{len(tables)} {_plural(name, len(tables))}" for tables, name in counts)
+    return f"{_file(loaded) or 'no file, environment and defaults'}: no errors ({words})"
+
+
+def _plural(word: str, number: int) -> str:
+    return word if number == 1 else f"{word.removesuffix('y')}ies" if word.endswith("y") else f"{word}s"
+
+
+def _try(config: Config) -> list[Finding]:
+    import uvloop
+
+    # The daemon's event loop, so that what works here works there.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_connect(config))
+
+
+async def _connect(config: Config) -> list[Finding]:
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def within(attempt: Awaitable[Finding]) -> Finding:
+        async with room:
+            return await attempt
+
+    attempts: list[Awaitable[Finding]] = [_database(config.database)]
+    if config.database.listen_url not in (None, "off"):
+        attempts.append(_listener(config.database))
+    attempts += [_provider(provider) for provider in config.provider]
+    return list(await asyncio.gather(*map(within, attempts)))
+
+
+async def _database(settings: Database) -> Finding:
+    from mailerd.store.database import Session, Unavailable
+    from mailerd.store.migrate import SchemaProblem, verify
+
+    subject = "database"
+    async with Session(settings, "mailerd check") as session:
+        try:
+            number = int(await session.value("SELECT current_setting('server_version_num')"))
+            if number < POSTGRES:
+                return Finding(
+                    subject, False, f"PostgreSQL {number // 10_000} is too old: {POSTGRES // 10_000} or newer"
+                )
+            version = await verify(session)
+        except Unavailable as wrong:
+            return Finding(subject, False, str(wrong))
+        except SchemaProblem as wrong:
+            return Finding(subject, False, str(wrong))
+    words = f"PostgreSQL {number // 10_000}.{number % 10_000}, schema {settings.schema} at version {version}"
+    return Finding(subject, True, words)
+
+
+async def _listener(settings: Database) -> Finding:
+    from mailerd.store.database import Session, Unavailable
+
+    async with Session(settings, "mailerd check", url=settings.listen_url) as session:
+        try:
+            await session.execute("LISTEN mailerd_check")
+        except Unavailable as wrong:
+            return Finding("database.listen_url", False, str(wrong))
+    return Finding("database.listen_url", True, "answers")
+
+
+async def _provider(provider: Provider) -> Finding:
+    from mailerd.smtp.core import Trouble
+    from mailerd.smtp.handshake import Dialer
+
+    subject = f"provider.{provider.name}"
+    if provider.kind == "sink":
+        return Finding(subject, True, "accepts and drops everything")
+    found = await Dialer(provider).open()
+    if isinstance(found, Trouble):
+        return Finding(subject, False, f"{found}: {_advice(found, provider)}")
+    cipher = found.get_extra_info("cipher")
+    # Nobody reads the reply, but a server that logs politeness sees it.
+    found.write(b"QUIT\r\n")
+    found.close()
+    words = [f"{provider.host} port {provider.port} answers", cipher[1] if cipher else "not encrypted"]
+    if provider.username is not None:
+        words.append(f"logged in as {provider.username}")
+    return Finding(subject, True, ", ".join(words))
+
+
+def _advice(trouble: Trouble, provider: Provider) -> str:
+    """What to do about a session that could not be opened."""
+    from mailerd.message import Phase
+
+    match trouble.phase:
+        case Phase.CONNECT:
+            return "check host, port and firewall"
+        case Phase.GREETING if provider.tls == "implicit" or provider.port == 465:
+            return 'check that port and tls go together: "implicit" on 465, "starttls" on 587'
+        case Phase.STARTTLS if "offer" in trouble.text:
+            return 'try tls = "implicit" on port 465, or accept plain text with tls = "none"'
+        case Phase.STARTTLS if "certificate" in trouble.text.lower():
+            return "check host; set tls_name to the name in the certificate, or tls_ca to who signed it"
+        case Phase.STARTTLS:
+            return 'check that port and tls go together: "implicit" on 465, "starttls" on 587'
+        case Phase.AUTH:
+            return "check username and password"
+        case _:
+            return "ask who runs it, or its log"

@@ -1,0 +1,315 @@
+"""Jobs into messages: who sends, who receives, what it says, as octets that any SMTP connection can take.
+
+`Composer.compose` answers with an `Outgoing` or raises `message.Failure`, and nothing else: whatever goes wrong inside
+becomes a `Failure` of category `internal`, so that one row never stops its neighbours. It reads no clock and no
+database. Date and Message-ID come from the row, so every attempt sends the same octets, which lets receivers drop
+what arrives twice.
+
+Categories of failure: `address`, `sender`, `header`, `attachment`, `template`, `params`, `content`, `size`, `internal`.
+
+Hazards: To and Cc always list everybody, the envelope only those whose bit is still set. An address that occurs twice
+goes by its first bit; the later bit never comes out, so what is left to do must be counted from the recipients that
+were given out, not from the bits. Work grows with size (20 MB take about 0.3 s): large messages want a thread, and one
+`Composer` may be used from several.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from mailerd.config.model import Config
+from mailerd.message import Failure, Job, Outgoing, Recipient, clean
+
+from . import address, headers, mime
+from .address import Mailbox
+from .template import Content, Templates, decode_params
+from .text import html_to_text
+
+__all__ = ["Composer"]
+
+RECIPIENTS = 63
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_decode_headers = msgspec.json.Decoder(dict[str, str | int | float | bool | list[str] | None]).decode
+_raw_message_id = re.compile(
+    rb"^Message-ID:[ \t]*(?:\r\n[ \t]+)?(<[!-~]+@[!-~]+>)[ \t]*\r$", re.IGNORECASE | re.MULTILINE
+)
+
+
+class _Sender(msgspec.Struct, frozen=True):
+    """A resolved sender: its lines From and Reply-To as text, its domain, and the reverse-path."""
+
+    lines: str
+    domain: str
+    return_path: str
+    reply_to: str
+    utf8: bool
+
+
+class Composer:
+    """Composes the messages of one configuration; a reload makes a new one. Raises `Failure` for a bad identity."""
+
+    def __init__(self, config: Config) -> None:
+        self._limit = int(config.limits.message_size)
+        self._templates = Templates(config.templates.path, self._limit)
+        self._identities: dict[str, _Sender] = {}
+        self._by_address: dict[str, _Sender] = {}
+        for identity in config.identity:
+            where = f"identity {identity.name}"
+            mailbox = address.parse(identity.sender, f"{where}: from")
+            reply_to, utf8 = "", mailbox.utf8
+            if identity.reply_to is not None:
+                answers = address.parse(identity.reply_to, f"{where}: reply_to")
+                reply_to, utf8 = address.field("Reply-To", [answers]), utf8 or answers.utf8
+            return_path = mailbox.address
+            if identity.return_path is not None:
+                return_path = ""  # the null reverse-path (RFC 5321 §4.5.5)
+                if identity.return_path not in ("", "<>"):
+                    path = address.parse(identity.return_path, f"{where}: return_path")
+                    return_path, utf8 = path.address, utf8 or path.utf8
+            sender = _Sender(address.field("From", [mailbox]), mailbox.domain, return_path, reply_to, utf8)
+            self._identities[identity.name] = sender
+            self._by_address.setdefault(mailbox.address.lower(), sender)
+        first = next(iter(self._identities.values()), None)
+        self._streams = {s.name: self._identities.get(s.identity) if s.identity else first for s in config.stream}
+        self._first = first
+        self._mailbox = lru_cache(4096)(self._resolve_mailbox)
+
+    def compose(self, job: Job) -> Outgoing:
+        """The message of `job`, for the recipients still to do. Raises `Failure` with the reason, and nothing else."""
+        try:
+            return self._raw(job, job.raw) if job.raw is not None else self._compose(job)
+        except Failure:
+            raise
+        except UnicodeEncodeError:
+            raise Failure("text that is not valid Unicode (an unpaired surrogate)", "content") from None
+        except Exception as e:
+            raise Failure(f"internal error: {type(e).__name__}: {clean(str(e), 300)}", "internal") from e
+
+    def addresses(self, job: Job) -> list[tuple[int, str]]:
+        """(bit, normal address) of the recipients still to do, each address once; what does not parse is left out."""
+        if not job.cc and not job.bcc:
+            try:
+                return [(0, address.parse(job.recipient).address.lower())] if job.rcpt & 1 else []
+            except Failure:
+                return []
+        found: dict[str, int] = {}
+        for bit, _, text in islice(_columns(job), RECIPIENTS):
+            try:
+                found.setdefault(address.normal(text), bit)
+            except Failure:
+                continue
+        return [(bit, normal) for normal, bit in found.items() if job.rcpt >> bit & 1]
+
+    def _compose(self, job: Job) -> Outgoing:
+        sender = self._sender(job)
+        to = address.parse(job.recipient, "recipient")
+        utf8 = to.utf8 or sender.utf8
+        lines = [sender.lines, address.field("To", (to,))]
+        if job.cc or job.bcc:
+            parsed = [(bit, column, address.parse(text, column)) for bit, column, text in _columns(job)]
+            if cc := [mailbox for _, column, mailbox in parsed if column.startswith("cc")]:
+                lines.append(address.field("Cc", cc))
+            utf8 = utf8 or any(mailbox.utf8 for _, _, mailbox in parsed)
+            recipients = _left(job.rcpt, [(bit, mailbox) for bit, _, mailbox in parsed])
+        else:
+            recipients = (Recipient(0, to.address),) if job.rcpt & 1 else ()
+        if not recipients:
+            raise Failure("no recipient is left to send to", "address")
+        if job.reply_to is not None:
+            reply_to = address.parse(job.reply_to, "reply_to")
+            utf8 = utf8 or reply_to.utf8
+            lines.append(address.field("Reply-To", (reply_to,)))
+        elif sender.reply_to:
+            lines.append(sender.reply_to)
+
+        content = self._content(job)
+        if content.subject is not None:
+            lines.append(headers.unstructured("Subject", content.subject))
+        created = job.created_at if job.created_at.tzinfo is not None else job.created_at.replace(tzinfo=UTC)
+        unique = f"{job.id}.{(created - _EPOCH) // _MICROSECOND:x}"
+        message_id = f"<{unique}@{sender.domain}>"
+        date = created if job.send_at is None or job.send_at <= created else job.send_at
+        own: dict[str, str] = {}
+        if job.headers is not None and job.headers != "{}":
+            own = self._own_headers(job.headers)
+            message_id = own.pop("message-id", message_id)
+        if "date" not in own:
+            lines.append(_date(date))
+        # Written unfolded: some servers take no Message-ID but on its field's first line.
+        lines.append(f"Message-ID: {message_id}\r\n")
+        if job.thread_key is not None and "references" not in own:
+            digest = blake2b(job.thread_key.encode(), key=sender.domain.encode()[:64], digest_size=16).hexdigest()
+            lines.append(f"References: <{digest}@{sender.domain}>\r\n")
+        lines += own.values()
+        lines.append("MIME-Version: 1.0\r\n")
+
+        parts: Sequence[mime.Part] = ()
+        if job.attachments is not None and job.attachments != "[]":
+            parts = mime.attachments(job.attachments, unique)
+        text = content.text
+        if text is None and content.html is not None:
+            text = html_to_text(content.html)
+        octets = "".join(lines).encode() + mime.entity(unique, text, content.html, parts)
+        self._check_size(len(octets))
+        return Outgoing(job, sender.return_path, recipients, octets, message_id, utf8, utf8)
+
+    def _raw(self, job: Job, raw: bytes) -> Outgoing:
+        """A complete message passes as it is, but for its line ends and a final one."""
+        for column in ("subject", "text_body", "html_body", "template", "headers", "attachments", "reply_to"):
+            if getattr(job, column) is not None:
+                raise Failure(f"raw: is a complete message, {column} cannot be used with it", "content")
+        self._check_size(len(raw))
+        sender = self._sender(job)
+        parsed = [(bit, address.parse(text, column)) for bit, column, text in _columns(job)]
+        recipients = _left(job.rcpt, parsed)
+        if not recipients:
+            raise Failure("no recipient is left to send to", "address")
+        if not raw.strip():
+            raise Failure("raw: empty message", "content")
+        # RFC 5321 §2.3.8: CR and LF only ever together; whichever of them stands alone was meant as a line end.
+        content = raw
+        if not raw.count(b"\r\n") == raw.count(b"\n") == raw.count(b"\r"):
+            content = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        if not content.endswith(b"\r\n"):
+            content += b"\r\n"
+        if b"\0" in content:
+            raise Failure("raw: contains NUL, which no mail may (RFC 5322 §4)", "content")
+        if not mime.lines_fit(content):
+            raise Failure(f"raw: a line of more than {mime.LINE_LIMIT} octets (RFC 5321 §4.5.3.1.6)", "content")
+        self._check_size(len(content))
+        eight_bit = not content.isascii()
+        utf8 = sender.utf8 or any(mailbox.utf8 for _, mailbox in parsed)
+        head = content[: content.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in content else content
+        found = _raw_message_id.search(head)
+        return Outgoing(
+            job,
+            sender.return_path,
+            recipients,
+            content,
+            found[1].decode("ascii") if found else "",
+            utf8 or (eight_bit and not head.isascii()),
+            eight_bit or utf8,
+        )
+
+    def _check_size(self, octets: int) -> None:
+        if octets > self._limit:
+            raise Failure(
+                f"message of {octets} octets, at most {self._limit} are allowed (limits.message_size)", "size"
+            )
+
+    def _sender(self, job: Job) -> _Sender:
+        if job.sender is None:
+            sender = self._streams.get(job.stream, self._first)
+            if sender is None:
+                raise Failure("sender: the row names none, and no identity is configured for its stream", "sender")
+            return sender
+        if found := self._identities.get(job.sender):
+            return found
+        if "@" not in job.sender:
+            known = ", ".join(sorted(self._identities)) or "none"
+            raise Failure(f"sender: no identity {clean(job.sender, 80)!a} is configured (there are: {known})", "sender")
+        return self._mailbox(job.sender)
+
+    def _resolve_mailbox(self, text: str) -> _Sender:
+        """A mailbox as sender. One that belongs to an identity keeps that identity's return path and Reply-To."""
+        mailbox = address.parse(text, "sender")
+        line = address.field("From", (mailbox,))
+        if known := self._by_address.get(mailbox.address.lower()):
+            return msgspec.structs.replace(known, lines=line)
+        return _Sender(line, mailbox.domain, mailbox.address, "", mailbox.utf8)
+
+    def _content(self, job: Job) -> Content:
+        if job.template is not None:
+            if job.text_body is not None or job.html_body is not None:
+                raise Failure("template: cannot be used together with text_body or html_body", "content")
+            return self._templates.file(job.template, job.locale, decode_params(job.params), job.subject)
+        if job.text_body is None and job.html_body is None and job.subject is None and job.attachments is None:
+            raise Failure("nothing to send: no template, raw, text_body, html_body, subject or attachments", "content")
+        if job.params is None:
+            return Content(job.subject, job.text_body, job.html_body)
+        return self._templates.inline(job.subject, job.text_body, job.html_body, decode_params(job.params))
+
+    def _own_headers(self, source: str) -> dict[str, str]:
+        """The row's own headers as finished lines by lower-cased name; of Message-ID the value alone."""
+        try:
+            given = _decode_headers(source)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
+            raise Failure(f"headers: not a JSON object of strings ({e})", "header") from None
+        lines: dict[str, str] = {}
+        for name, value in given.items():
+            kind = headers.kind(name)
+            if value is None:
+                continue
+            values = value if isinstance(value, list) else [_plain(value)]
+            if name.lower() in lines or (kind.single and len(values) != 1):
+                raise Failure(f"header {name}: may be given only once", "header")
+            lines[name.lower()] = "".join([_WRITERS[kind.style](name, v) for v in values])
+        return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else str(value)
+
+
+_WRITERS: dict[str, Callable[[str, str], str]] = {
+    "text": headers.unstructured,
+    "identifier": headers.identifier,
+    "msg-id": headers.message_id,
+    "date": lambda name, value: f"{name}: {headers.date(name, value)}\r\n",
+    "mailbox": lambda name, value: address.field(name, (_ascii_mailbox(name, value),)),
+}
+
+
+def _ascii_mailbox(name: str, value: str) -> Mailbox:
+    headers.check_text(name, value)
+    mailbox = address.parse(value, f"header {name}")
+    if mailbox.utf8:
+        raise Failure(f"header {name}: only an ASCII address is allowed in it", "header")
+    return mailbox
+
+
+def _columns(job: Job) -> Iterator[tuple[int, str, str]]:
+    """(bit, column, text) of every recipient: bit 0 is `recipient`, then come cc and bcc in their order."""
+    yield 0, "recipient", job.recipient
+    bit = 1
+    for column, texts in (("cc", job.cc), ("bcc", job.bcc)):
+        for i, text in enumerate(texts or ()):
+            if bit >= RECIPIENTS:
+                raise Failure(f"cc, bcc: more than {RECIPIENTS} recipients in all", "address")
+            yield bit, f"{column}[{i + 1}]", text or ""  # from 1, as Postgres counts
+            bit += 1
+
+
+def _left(bits: int, mailboxes: Sequence[tuple[int, Mailbox]]) -> tuple[Recipient, ...]:
+    """The recipients whose bit is set, an address only by the first of its bits."""
+    first: dict[str, Recipient] = {}
+    for bit, mailbox in mailboxes:
+        first.setdefault(mailbox.address.lower(), Recipient(bit, mailbox.address))
+    return tuple(recipient for recipient in first.values() if bits >> recipient.bit & 1)
+
+
+@lru_cache(256)
+def _date_of(second: datetime) -> str:
+    d = second.astimezone(UTC)
+    # RFC 5322 §3.3; not strftime, which speaks the locale's language.
+    return (
+        f"Date: {_DAYS[d.weekday()]}, {d.day:02d} {_MONTHS[d.month - 1]} {d.year:04d}"
+        f" {d.hour:02d}:{d.minute:02d}:{d.second:02d} +0000\r\n"
+    )
+
+
+def _date(moment: datetime) -> str:
+    return _date_of(moment.replace(microsecond=0))

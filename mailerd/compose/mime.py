@@ -1,0 +1,264 @@
+"""The MIME writer: texts and attachments into one entity, its Content-* fields first (RFC 2045, 2046).
+
+    text                     text/plain
+    text + html              multipart/alternative
+    … + inline parts         the html becomes multipart/related (RFC 2387)
+    … + attachments          all of it inside multipart/mixed
+
+Texts travel as 7bit where they are ASCII in short lines, else quoted-printable or base64, whichever is shorter;
+nothing here needs 8BITMIME. Line ends are CRLF throughout and content is kept to the character, trailing line ends
+included. Boundaries derive from the message id, so that a retry sends the same octets. They begin with `=_`, which
+neither quoted-printable nor base64 can produce (RFC 2045 §6.7), and a text that contains it is not sent as 7bit: that
+is why no content can forge one.
+
+Hazard: octets grow by 4/3 in base64 and are held several times over while they are joined; the caller bounds sizes.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Sequence
+from mimetypes import MimeTypes
+from urllib.parse import quote
+
+import msgspec
+
+from mailerd.message import Failure
+
+__all__ = ["Attachment", "Part", "attachments", "entity", "lines_fit"]
+
+LINE_LIMIT = 998  # RFC 5322 §2.1.1
+PLAIN_WIDTH = 78  # the SHOULD of RFC 5322 §2.1.1: programs show the lines of a plain text as they are
+HTML_WIDTH = 900  # nobody sees the lines of HTML; below 998, since some servers break lines at 990
+FILENAME_LIMIT = 255
+CACHED_WIDTH = 1000
+CACHED_LINES = 4096  # of that width: 8 MB at the worst
+
+_ASCII = bytes(range(128))
+_lines = re.compile(rb".{1,76}", re.DOTALL).findall
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 2045 §5.1 token
+_media_type = re.compile(rf'({_WORD})/{_WORD}(?: *; *{_WORD}=(?:{_WORD}|"[ !#-\[\]-~]*"))*').fullmatch
+_content_id = re.compile(r"[!-;=?-~]+").fullmatch
+_control = re.compile("[\x00-\x1f\x7f]").search
+_special = re.compile(r'(["\\])').sub
+_TYPES = MimeTypes(filenames=())  # the built-in table alone: the same answer on every host
+
+
+class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One element of a row's `attachments`, as its JSON has it. `content` is base64, line breaks allowed."""
+
+    content: str
+    filename: str | None = None
+    content_type: str | None = None
+    disposition: str | None = None
+    cid: str | None = None
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A finished body part: its whole octets without a final CRLF, and whether it belongs beside the HTML."""
+
+    octets: bytes
+    inline: bool
+
+
+_decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_one = msgspec.json.Decoder(Attachment).decode
+_decode_name = msgspec.json.Decoder(dict[str, object]).decode
+
+
+def _heads(subtype: str) -> dict[str, bytes]:
+    return {
+        encoding: f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n".encode()
+        for encoding in ("7bit", "quoted-printable", "base64")
+    }
+
+
+_HEADS = {"plain": _heads("plain"), "html": _heads("html")}
+
+
+def _text(subtype: str, text: str, width: int) -> bytes:
+    """A text/`subtype` part. Raises `Failure` for NUL and for unpaired surrogates."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        raise Failure(f"the {subtype} text contains NUL", "content")  # RFC 5321 §4.5.2 and RFC 2045 §2.7 forbid it
+    heads = _HEADS[subtype]
+    if text.isascii():
+        lines = text.split("\n")
+        if len(max(lines, key=len)) <= width and "=_" not in text:
+            return heads["7bit"] + "\r\n".join(lines).encode("ascii")
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise Failure(f"the {subtype} text is not valid Unicode (an unpaired surrogate)", "content") from None
+    # Quoted-printable makes three octets of each that is not ASCII, base64 four of every three.
+    if len(data.translate(None, _ASCII)) * 6 <= len(data) + data.count(b"\n"):
+        return heads["quoted-printable"] + _quoted(data)
+    encoded = binascii.b2a_base64(data.replace(b"\n", b"\r\n"), newline=False)
+    return heads["base64"] + b"\r\n".join(_lines(encoded))
+
+
+class _QuotedLines(dict[bytes, bytes]):
+    """Lines to their quoted-printable with a CRLF. Mail from one template has most lines in common: those are encoded
+    once. Started anew when it is full; long lines are not kept."""
+
+    def __missing__(self, line: bytes) -> bytes:
+        encoded = binascii.b2a_qp(line + b"\r\n")
+        if len(line) <= CACHED_WIDTH:
+            if len(self) >= CACHED_LINES:
+                self.clear()
+            self[line] = encoded
+        return encoded
+
+
+_quoted_line = _QuotedLines().__getitem__
+
+
+def _quoted(data: bytes) -> bytes:
+    """Quoted-printable of lines that end in LF."""
+    lines = data.split(b"\n")
+    if len(data) >= 40 * len(lines):  # for shorter lines, looking them up costs more than it saves
+        return b"".join(map(_quoted_line, lines))[:-2]
+    # b2a_qp ends its soft breaks as the first line is ended: without a CRLF in the data they would be bare LFs.
+    return binascii.b2a_qp(b"\r\n".join(lines) + b"\r\n")[:-2]
+
+
+def _multipart(subtype: str, boundary: str, parts: Sequence[bytes], extra: str = "") -> bytes:
+    delimiter = f"\r\n--{boundary}\r\n".encode()
+    head = f'Content-Type: multipart/{subtype};{extra}\r\n boundary="{boundary}"\r\n\r\n--{boundary}\r\n'.encode()
+    return head + delimiter.join(parts) + f"\r\n--{boundary}--".encode()
+
+
+def entity(unique: str, text: str | None, html: str | None, parts: Sequence[Part] = ()) -> bytes:
+    """The body of a message with its Content-* fields in front and a final CRLF.
+
+    `unique` is the message's own token of letters, digits and dots, at most 60. With nothing at all it is an empty
+    text/plain. Inline parts without HTML to show them go with the attachments.
+    """
+    inline = [part.octets for part in parts if part.inline] if parts and html is not None else []
+    attached = [part.octets for part in parts if not part.inline or html is None]
+    body: bytes | None = None
+    if html is not None:
+        body = _text("html", html, HTML_WIDTH)
+        if inline:
+            body = _multipart("related", f"=_{unique}_r", [body, *inline], ' type="text/html";')
+    if text is not None or (body is None and not attached):
+        plain = _text("plain", text or "", PLAIN_WIDTH)
+        body = plain if body is None else _multipart("alternative", f"=_{unique}_a", (plain, body))
+    if attached:
+        whole = attached if body is None else [body, *attached]
+        body = _multipart("mixed", f"=_{unique}_m", whole)
+    assert body is not None
+    return body if body.endswith(b"\r\n") else body + b"\r\n"
+
+
+def attachments(source: str, unique: str) -> list[Part]:
+    """The parts that a row's `attachments` JSON describes: an array of objects with the fields of `Attachment`.
+
+    Raises `Failure` (category `attachment`) naming the index, from 0, and the file name of the one that is wrong.
+    """
+    try:
+        items = _decode(source)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
+        raise Failure(f"attachments: not a JSON array of objects ({e})", "attachment") from None
+    return [_attachment(i, item, unique) for i, item in enumerate(items)]
+
+
+def _attachment(index: int, item: msgspec.Raw, unique: str) -> Part:
+    try:
+        it = _decode_one(item)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
+        raise Failure(f"attachments[{index}]{_name_of(item)}: {e}", "attachment") from None
+    where = f"attachments[{index}]" + (f" ({it.filename[:80]!a})" if it.filename else "")
+    lines = [f"Content-Type: {_type_of(it, where)}"]
+    disposition = it.disposition or ("inline" if it.cid else "attachment")
+    if disposition not in ("attachment", "inline"):
+        raise Failure(f"{where}: disposition is neither attachment nor inline: {disposition[:80]!a}", "attachment")
+    if it.filename:
+        disposition += _filename(it.filename, where)
+    lines.append(f"Content-Disposition: {disposition}")
+    if it.cid is not None:
+        cid = it.cid.removeprefix("<").removesuffix(">")
+        if not _content_id(cid) or len(cid) > 255:
+            raise Failure(f"{where}: not a content id: {it.cid[:80]!a}", "attachment")
+        lines.append(f"Content-ID: <{cid}>")
+    packed = "".join(it.content.split())  # encoders break lines, Postgres's encode() among them
+    try:
+        data = binascii.a2b_base64(packed, strict_mode=True)
+    except ValueError as e:  # binascii.Error, and ValueError for what is not ASCII
+        raise Failure(f"{where}: content is not base64 ({e})", "attachment") from None
+    if lines[0].startswith("Content-Type: message/"):
+        # RFC 2046 §5.2.1: a message may be sent as 7bit alone, not as base64.
+        lines.append("Content-Transfer-Encoding: 7bit")
+        body = _message(data, unique, where)
+    else:
+        lines.append("Content-Transfer-Encoding: base64")
+        body = b"\r\n".join(_lines(packed.encode("ascii")))  # as it came: it is known to be valid
+    return Part(("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + body, disposition.startswith("inline"))
+
+
+def _name_of(item: msgspec.Raw) -> str:
+    try:
+        name = _decode_name(item).get("filename")
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return ""
+    return f" ({name[:80]!a})" if isinstance(name, str) else ""
+
+
+def _type_of(it: Attachment, where: str) -> str:
+    if it.content_type is None:
+        guess, encoding = _TYPES.guess_type(it.filename or "", strict=False)
+        return guess if guess and not encoding else "application/octet-stream"
+    match = _media_type(it.content_type)
+    if not match or len(it.content_type) > 255:
+        raise Failure(f"{where}: not a content type: {it.content_type[:80]!a}", "attachment")
+    if match[1].lower() == "multipart":
+        raise Failure(f"{where}: a multipart type cannot be attached", "attachment")
+    return match[1].lower() + it.content_type[len(match[1]) :]
+
+
+def _filename(name: str, where: str) -> str:
+    """The filename parameter, each on a line of its own: quoted (RFC 2183), or in the form of RFC 2231."""
+    if bad := _control(name):
+        raise Failure(f"{where}: control character U+{ord(bad[0]):04X} in the file name", "attachment")
+    if len(name) > FILENAME_LIMIT:
+        raise Failure(f"{where}: file name of {len(name)} characters, at most {FILENAME_LIMIT}", "attachment")
+    if name.isascii() and len(name) <= 60:
+        return ';\r\n filename="' + _special(r"\\\1", name) + '"'
+    try:
+        pieces = [quote(c, safe="") for c in name]
+    except UnicodeEncodeError:
+        raise Failure(f"{where}: file name that is not valid Unicode", "attachment") from None
+    if sum(map(len, pieces)) <= 55:
+        return ";\r\n filename*=utf-8''" + "".join(pieces)
+    lines, line = [], "utf-8''"  # RFC 2231 §4.1
+    for piece in pieces:
+        if len(line) + len(piece) > 58:
+            lines.append(line)
+            line = ""
+        line += piece
+    lines.append(line)
+    return "".join(f";\r\n filename*{i}*={line}" for i, line in enumerate(lines))
+
+
+def _message(data: bytes, unique: str, where: str) -> bytes:
+    body = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    if not body.isascii() or b"\0" in body or not lines_fit(body) or f"=_{unique}_".encode() in body:
+        raise Failure(
+            f"{where}: a message/* part must be ASCII in lines of at most {LINE_LIMIT} octets; "
+            "attach it as application/octet-stream",
+            "attachment",
+        )
+    return body
+
+
+def lines_fit(content: bytes, limit: int = LINE_LIMIT) -> bool:
+    """Whether no line of `content`, whose line ends are CRLF, has more than `limit` octets before its line end."""
+    start, end = 0, len(content)
+    while end - start > limit:
+        found = content.rfind(b"\n", start, start + limit + 2)
+        if found < 0:
+            return False
+        start = found + 1
+    return True

@@ -1,0 +1,1 @@
+"""Configuration: `model` declares it, `load` reads it, `reference` explains it."""

@@ -1,0 +1,202 @@
+"""What values must be together: references, unique names, and the meaning of texts (addresses, hosts, files).
+
+Runs on a decoded tree and adds to its problems. It looks at the file system only to see that files which are named
+exist, and connects to nothing. A value that is already known to be wrong is not complained about twice.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import zoneinfo
+from collections.abc import Callable, Sequence
+from urllib.parse import parse_qs, urlsplit
+
+from mailerd.config import values
+from mailerd.config.decode import Tree, table_name
+from mailerd.config.lines import Path
+from mailerd.config.model import (
+    Database,
+    Feedback,
+    GroupsSection,
+    Identity,
+    LeaseSection,
+    Limits,
+    Ops,
+    Pool,
+    Provider,
+    RetryPolicy,
+    Stream,
+    Templates,
+)
+from mailerd.config.problem import suggestion
+
+__all__ = ["check"]
+
+
+def check(tree: Tree, *, require_provider: bool) -> None:
+    """Adds every problem that concerns more than one value, or the outside world."""
+    for table in ("stream", "pool", "provider", "domain", "campaign", "identity"):
+        _unique(tree, table)
+    _references(tree)
+    for path, database in tree.tables(Database):
+        _text(tree, (*path, "url"), database.url, _database_url)
+        if database.listen_url != "off":
+            _text(tree, (*path, "listen_url"), database.listen_url, _database_url)
+    for path, ops in tree.tables(Ops):
+        _text(tree, (*path, "listen"), ops.listen, values.listen)
+    for path, templates in tree.tables(Templates):
+        _text(tree, (*path, "path"), templates.path, _folder)
+    for path, feedback in tree.tables(Feedback):
+        _text(tree, (*path, "rules"), feedback.rules, _readable)
+    for path, groups in tree.tables(GroupsSection):
+        for address in groups.nameservers:
+            _text(tree, (*path, "nameservers"), address, _address)
+    for path, provider in tree.tables(Provider):
+        _provider(tree, path, provider)
+    for path, identity in tree.tables(Identity):
+        _text(tree, (*path, "from"), identity.sender, values.mailbox)
+        _text(tree, (*path, "reply_to"), identity.reply_to, values.mailbox)
+        _text(tree, (*path, "return_path"), identity.return_path, lambda text: values.mailbox(text, bare=True))
+    _proportions(tree)
+    if require_provider and not tree.data.get("provider"):
+        tree.problem(("provider",), "there is no [[provider]]: name at least one to send through")
+
+
+def _unique(tree: Tree, table: str) -> None:
+    first = tree.names(table)
+    raw = tree.data.get(table)
+    for index in range(len(raw) if isinstance(raw, list) else 0):
+        name = table_name(tree.data, table, index)
+        if name and first[name] != (table, index):
+            line = tree.line((*first[name], "name"))
+            where = f" in line {line}" if line else ""
+            tree.problem((table, index, "name"), f"there is another [[{table}]] of this name{where}")
+
+
+def _references(tree: Tree) -> None:
+    pools = tree.names("pool") or {"default": ()}
+    providers, identities = tree.names("provider"), tree.names("identity")
+    for path, stream in tree.tables(Stream):
+        _known(tree, (*path, "pools"), stream.pools, "pool", pools)
+        if not stream.pools and len(pools) > 1 and (*path, "pools") not in tree.wrong:
+            tree.problem((*path, "pools"), f"must be given: there is more than one [[pool]]{suggestion('', pools)}")
+        if stream.identity is not None:
+            _known(tree, (*path, "identity"), (stream.identity,), "identity", identities)
+    for path, pool in tree.tables(Pool):
+        _known(tree, (*path, "providers"), pool.providers, "provider", providers)
+
+
+def _known(tree: Tree, path: Path, wanted: Sequence[str], table: str, known: dict[str, Path]) -> None:
+    for index, name in enumerate(wanted):
+        if name not in known:
+            tree.problem(path, f"there is no [[{table}]] `{name}`{suggestion(name, known)}", (index,))
+
+
+def _text(tree: Tree, path: Path, text: str | None, check: Callable[[str], object]) -> None:
+    if text is None or path in tree.wrong:
+        return
+    try:
+        check(text)
+    except ValueError as wrong:
+        tree.problem(path, str(wrong))
+
+
+def _provider(tree: Tree, path: Path, provider: Provider) -> None:
+    _text(tree, (*path, "host"), provider.host, values.host)
+    _text(tree, (*path, "tls_name"), provider.tls_name, values.host)
+    _text(tree, (*path, "tls_ca"), provider.tls_ca, _file)
+    _text(tree, (*path, "helo"), provider.helo, _helo)
+    for address in provider.source:
+        _text(tree, (*path, "source"), address, _address)
+    _text(tree, (*path, "quota_zone"), provider.quota_zone, _zone)
+    if provider.password is not None and provider.username is None:
+        tree.problem((*path, "password"), "is given without `username`")
+    if provider.username is not None and provider.password is None and (*path, "password") not in tree.wrong:
+        tree.problem((*path, "username"), "is given without `password`")
+
+
+LEAST_TTL = 5.0
+
+
+def _proportions(tree: Tree) -> None:
+    for path, lease in tree.tables(LeaseSection):
+        if lease.ttl < LEAST_TTL and (*path, "ttl") not in tree.wrong:
+            # It is renewed at a third of its time: less leaves no room for a slow statement.
+            tree.problem((*path, "ttl"), f"must be at least {values.show_duration(LEAST_TTL)}")
+    for path, retry in tree.tables(RetryPolicy):
+        if retry.max < retry.first and not {(*path, "max"), (*path, "first")} & tree.wrong:
+            tree.problem((*path, "max"), f"must not be shorter than `first` ({values.show_duration(retry.first)})")
+    for path, limits in tree.tables(Limits):
+        if limits.memory < limits.message_size and not {(*path, "memory"), (*path, "message_size")} & tree.wrong:
+            words = f"must not be less than `message_size` ({values.show_size(limits.message_size)})"
+            tree.problem((*path, "memory"), words)
+
+
+def _database_url(text: str) -> None:
+    """Raises ValueError; never repeats the URL, which may hold a password."""
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        raise ValueError("is no URL: write `postgresql://user@host/database`") from None
+    if "://" not in text or not url.scheme:
+        raise ValueError("is no URL: write `postgresql://user@host/database`")
+    if url.scheme not in ("postgresql", "postgres"):
+        raise ValueError(f"must begin with `postgresql://`, not `{url.scheme}://`")
+    if url.fragment:
+        raise ValueError("holds a `#`: write `%23` in a user name or password")
+    for part in url.netloc.rpartition("@")[2].split(","):
+        port = part.rpartition(":")[2] if ":" in part and not part.endswith("]") else ""
+        if port and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+            raise ValueError(
+                "has no number from 1 to 65535 as its port (in a password, write `/` as `%2F`, `@` as `%40`)"
+            )
+    if url.query:
+        try:
+            parse_qs(url.query, strict_parsing=True)
+        except ValueError:
+            raise ValueError("must have `name=value` pairs, joined by `&`, after the `?`") from None
+
+
+def _folder(path: str) -> None:
+    if not os.path.isdir(path):
+        raise ValueError(f"there is no folder {path}")
+
+
+def _file(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            pem = b"-----BEGIN " in file.read(1 << 20)
+    except OSError as wrong:
+        raise ValueError(f"{path}: {wrong.strerror}") from None
+    if not pem:
+        raise ValueError(f"{path} holds no PEM certificate")
+
+
+def _readable(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as wrong:
+        raise ValueError(f"{path}: {wrong.strerror}") from None
+
+
+def _helo(text: str) -> None:
+    """RFC 5321 §4.1.1.1: a domain, or an address literal where there is none."""
+    if text.startswith("[") and text.endswith("]"):
+        _address(text[1:-1].removeprefix("IPv6:"))
+    else:
+        values.host(text)
+
+
+def _zone(text: str) -> None:
+    """Names that both Python and Postgres know: no `right/…` and no POSIX rule."""
+    if text not in zoneinfo.available_timezones():
+        raise ValueError(f"is no time zone{suggestion(text, zoneinfo.available_timezones())}")
+
+
+def _address(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError("is no IP address") from None

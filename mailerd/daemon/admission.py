@@ -1,0 +1,196 @@
+"""From leased to ready to send: payloads that the lease left out are fetched, recipients that are suppressed or were written
+to too often are noted, large messages composed in a thread; then the backlog has the job.
+
+Leased jobs come by `admit` and `later`; every await in here may see their lease go to another instance (`Backlog.lost`),
+so each is asked for again before it goes on: what is no longer held, or held by another lease, is dropped. What could
+not be looked up stays, held and renewed, and is tried again: nothing is sent unchecked, and nothing is given up.
+
+Hazard: `run` fetches beside the pipeline's own statements, on a session of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+import asyncpg
+
+from mailerd.compose.composer import Composer
+from mailerd.config import values
+from mailerd.config.model import Stream
+from mailerd.daemon.backlog import LARGE, Backlog, compose, refund
+from mailerd.message import Job, Outcome, OutcomeKind, Phase, Recipient
+from mailerd.store.database import Session, Unavailable
+from mailerd.store.gates import capped, suppressed
+from mailerd.store.lease import fetch_payloads
+
+__all__ = ["Admission"]
+
+log = logging.getLogger("mailerd.admission")
+
+BATCH = 64  # payloads fetched by one statement
+BUDGET_PAUSE = 0.01  # seconds between looks whether connections have taken some of what is in memory
+TROUBLE_PAUSE = 1.0
+
+
+class Admission:
+    """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has more."""
+
+    def __init__(
+        self, stream: Stream, backlog: Backlog, composer: Composer, payloads: Session, memory: int, on_admitted: Callable[[], None]
+    ) -> None:  # fmt: skip
+        self._stream = stream.name
+        self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
+        self._drop = stream.per_recipient_excess == "drop"
+        self._backlog = backlog
+        self._composer = composer
+        self._payloads = payloads
+        self._memory = memory
+        self._on_admitted = on_admitted
+        self._heavy: deque[Job] = deque()  # leased without their payload
+        self._unchecked: list[Job] = []  # with it, but the suppression list could not be read
+        self._more = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are leased, and not in the backlog yet."""
+        return len(self._heavy) + len(self._unchecked)
+
+    def later(self, jobs: Iterable[Job]) -> None:
+        """These were leased without their payload: it will be fetched."""
+        for job in jobs:
+            self._backlog.held[job.id] = job
+            self._heavy.append(job)
+        self._more.set()
+
+    def empty(self) -> list[Job]:
+        """Takes out everything, for giving it back. What is being looked up just now is found to be gone then."""
+        jobs = [*self._heavy, *self._unchecked]
+        self._heavy.clear()
+        self._unchecked.clear()
+        ours = [job for job in jobs if self._backlog.held.pop(job.id, None) is not None]
+        for job in ours:
+            refund(job)
+        return ours
+
+    def _ours(self, jobs: Iterable[Job]) -> list[Job]:
+        held = self._backlog.held
+        return [job for job in jobs if (known := held.get(job.id)) is not None and known.lease is job.lease]
+
+    async def admit(self, jobs: Sequence[Job], session: Session) -> None:
+        """Jobs with their payload. Raises what Postgres raises; they are kept then, and `again` tries once more."""
+        for job in jobs:
+            self._backlog.held[job.id] = job
+        await self._admit(jobs, session)
+
+    async def again(self, session: Session) -> None:
+        """What could not be checked before."""
+        if self._unchecked:
+            jobs, self._unchecked = self._unchecked, []
+            await self._admit(self._ours(jobs), session)
+
+    async def _admit(self, jobs: Sequence[Job], session: Session) -> None:
+        wanted = [(job, self._composer.addresses(job)) for job in jobs]
+        try:
+            stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
+            waits = await self._too_often(session, wanted, stopped) if self._cap else {}
+        except BaseException:
+            self._unchecked.extend(jobs)
+            raise
+        if stopped:
+            for job, pairs in wanted:
+                _note(
+                    job, [(bit, address, _suppressed(stopped[address])) for bit, address in pairs if address in stopped]
+                )
+        if waits:
+            for job, pairs in wanted:
+                _note(job, [(bit, a, self._excess(waits[job.id, a])) for bit, a in pairs if (job.id, a) in waits])
+        try:
+            for job in jobs:
+                if job.size > LARGE and job.rcpt:
+                    # A 20 MB message takes 0.3 s to compose: not on the loop that all streams share.
+                    self._backlog.prepared[job.id] = await asyncio.to_thread(compose, self._composer, job)
+        except asyncio.CancelledError:
+            self._unchecked.extend(jobs)  # for `empty` to give them back
+            raise
+        ours = self._ours(jobs)
+        if len(ours) < len(jobs):
+            for id_ in {job.id for job in jobs} - {job.id for job in ours}:
+                self._backlog.prepared.pop(id_, None)
+        self._backlog.add(ours)
+        self._on_admitted()
+
+    async def _too_often(
+        self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]], stopped: dict[str, str]
+    ) -> dict[tuple[int, str], float]:
+        assert self._cap is not None
+        pairs = [(job.id, address) for job, pairs in wanted for _, address in pairs if address not in stopped]
+        return await capped(session, self._stream, list(dict.fromkeys(pairs)), *self._cap) if pairs else {}
+
+    def _excess(self, wait: float) -> Outcome:
+        """What becomes of a message to somebody who was written to often enough."""
+        text = f"over the stream's limit of mail to one address; there is room in {wait:.0f} s"
+        if self._drop:
+            return Outcome(OutcomeKind.SUPPRESSED, Phase.GATE, text=text, category="capped")
+        # No refusal of anybody's: it costs the message no attempt.
+        return Outcome(OutcomeKind.UNSENT, Phase.GATE, text=text, category="capped", retry_after=max(wait, 1.0))
+
+    async def run(self) -> None:
+        """Fetches payloads, as the budget allows. Until cancelled."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._heavy:
+                batch = self._batch()
+                if not batch:
+                    await asyncio.sleep(BUDGET_PAUSE)
+                    continue
+                try:
+                    found, missing = await fetch_payloads(self._payloads, batch)
+                except (Unavailable, asyncpg.PostgresError) as error:
+                    log.warning("stream %s: payloads: %s; trying again", self._stream, error)
+                    self._heavy.extendleft(reversed(self._ours(batch)))
+                    await asyncio.sleep(TROUBLE_PAUSE)
+                    continue
+                except asyncio.CancelledError:
+                    self._heavy.extendleft(reversed(batch))  # for `empty` to give them back
+                    raise
+                for job in self._ours(missing):
+                    self._backlog.fail(job, "its payload is in no table any more", "internal")
+                found = self._ours(found)
+                if found:
+                    try:
+                        await self.admit(found, self._payloads)
+                    except (Unavailable, asyncpg.PostgresError) as error:
+                        log.warning("stream %s: suppression list: %s; trying again", self._stream, error)
+                        await asyncio.sleep(TROUBLE_PAUSE)
+
+    def _batch(self) -> list[Job]:
+        """The next ones that fit into memory; a single one fits always, when nothing else is there."""
+        room = self._memory - self._backlog.octets
+        batch: list[Job] = []
+        while self._heavy and len(batch) < BATCH:
+            job = self._heavy[0]
+            if not self._ours((job,)):
+                self._heavy.popleft()
+            elif room >= job.size or not (batch or self._backlog.octets):
+                room -= job.size
+                batch.append(self._heavy.popleft())
+            else:
+                break
+        return batch
+
+
+def _note(job: Job, ends: Sequence[tuple[int, str, Outcome]]) -> None:
+    """Ends these recipients of a job (bit, address, how)."""
+    if not ends:
+        return
+    job.noted = (*job.noted, *((Recipient(bit, address), outcome) for bit, address, outcome in ends))
+    everybody = (1 << 1 + len(job.cc or ()) + len(job.bcc or ())) - 1
+    job.rcpt &= everybody & ~sum(1 << bit for bit, _, _ in ends)
+
+
+def _suppressed(reason: str) -> Outcome:
+    return Outcome(OutcomeKind.SUPPRESSED, Phase.GATE, text=reason, category="suppressed")
