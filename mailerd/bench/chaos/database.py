@@ -259,9 +259,12 @@ class DiskFull(Scenario):
                 await stage.until_accepted(stage.accepted() + 300, within=60.0)
                 stage.fault("disk full")
                 before = traffic.refusals
-                for _ in range(40):
-                    await asyncio.to_thread(self.disk.fill)  # what Postgres gives back is taken, too
-                    await asyncio.sleep(0.1)
+                for second in range(20):  # four, and more while nobody has felt it
+                    if second >= 4 and traffic.refusals > before:
+                        break
+                    for _ in range(10):
+                        await asyncio.to_thread(self.disk.fill)  # what Postgres gives back is taken, too
+                        await asyncio.sleep(0.1)
                 refused += traffic.refusals - before
                 self.disk.free()
                 await self._revive(stage)
