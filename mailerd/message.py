@@ -195,6 +195,7 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     not_before: float = 0.0  # monotonic; their slot
     started: float = 0.0  # monotonic; when a connection took it
     avoid: str = ""  # the provider that gave it back unsent within this lease
+    pool: str = ""  # through which it is being sent
     hang_up: bool = False  # what it was answered asks us to end the connection (`flow.rules`, drop)
 
 

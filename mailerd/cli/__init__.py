@@ -44,6 +44,7 @@ COMMANDS: dict[str, Entry] = {
         "mailerd.cli.control:pause", "Operation", "Stop sending for a stream, provider, domain or campaign."
     ),
     "resume": Entry("mailerd.cli.control:resume", "Operation", "Undo `pause`."),
+    "warmup": Entry("mailerd.cli.warmup:warmup", "Operation", "Show warm-up schedules against what was sent."),
     "throttle": Entry("mailerd.cli.throttle:throttle", "Operation", "Show limits, and set other rates for a while."),
     "domains": Entry("mailerd.cli.domains:domains", "Operation", "List the domain groups, or name that of a domain."),
     "send": Entry("mailerd.cli.send:send", "Messages", "Enqueue one message by hand."),

@@ -12,10 +12,9 @@ from mailerd.cli.output import Fatal, json_option, load_config, print_json
 from mailerd.cli.records import print_fields, print_records
 from mailerd.cli.times import ago, local
 from mailerd.flow.explain import Gate, Place
-from mailerd.flow.limits import Held, Limits
 from mailerd.store.database import Session
 from mailerd.store.inspect import Flow, Story, story
-from mailerd.store.throttle import overrides
+from mailerd.store.throttle import present
 
 __all__ = ["explain"]
 
@@ -37,8 +36,7 @@ def explain(ctx: click.Context, message: int, as_json: bool) -> None:
         names = [provider.name for provider in resolved.providers_of(stream)] if known else None
         if not known:
             return await story(session, message, names)
-        limits = Limits(resolved)
-        limits.hold([Held(x.key, x.source, x.rate) for x in await overrides(session)])
+        limits = await present(session, resolved)
         pool = resolved.streams[stream].pools[0]
         flow = Flow(lambda stream, domain: limits.of_message(stream, pool, domain, names or ()), limits.groups.of)
         return await story(session, message, names, flow)

@@ -13,11 +13,10 @@ from mailerd.cli.output import error, is_terminal, json_option, load_config, pri
 from mailerd.cli.times import ago, span
 from mailerd.config.resolved import Resolved
 from mailerd.config.values import show_rate
-from mailerd.flow.limits import Held, Limits
 from mailerd.store.database import Session
 from mailerd.store.inspect import throttles
 from mailerd.store.overview import Overview, Stream, overview
-from mailerd.store.throttle import Listed, listing, overrides
+from mailerd.store.throttle import Listed, listing, present
 
 __all__ = ["status"]
 
@@ -131,8 +130,7 @@ def _lanes(found: Overview, waits: dict[int, str]) -> None:
 async def _waits(session: Session, resolved: Resolved, found: Overview) -> dict[int, str]:
     """What each of the shown lanes waits for: a pause, or the slowest limit that has no token."""
     paused = {(p.kind, p.name) for p in found.paused}
-    limits = Limits(resolved)
-    limits.hold([Held(x.key, x.source, x.rate) for x in await overrides(session)])
+    limits = await present(session, resolved)
     waits: dict[int, str] = {}
     for number, lane in enumerate(found.lanes):
         stop = next(

@@ -4,7 +4,7 @@
 the day's limit on the scale of the largest one shown, and filled as far as it was used: one sees the limit grow, and
 the last days exactly. What the first, short ones say stands in figures beside them.
 
-Hazard: it reads every event since a schedule began.
+It shows what those who send have counted (`store.warmup`): what was sent before the schedule was configured is not in it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import click
 import msgspec
 
 from mailerd.cli.database import with_database
-from mailerd.cli.output import Exit, Fatal, is_terminal, json_option, load_config, print_json, visible
+from mailerd.cli.output import Fatal, is_terminal, json_option, load_config, print_json, visible
 from mailerd.cli.times import span
 from mailerd.config.resolved import Resolved, base_of
-from mailerd.flow.domains import Group, Groups
+from mailerd.flow.warming import OTHERS
 from mailerd.flow.warmup import Counts, Schedule, Step, course, midnight, schedule, today, window
 from mailerd.store.database import Session
-from mailerd.store.warmup import Actual, actual, clock
+from mailerd.store.warmup import Counted, counted
 
 __all__ = ["Look", "Plan", "draw", "read", "warmup"]
 
@@ -78,16 +78,10 @@ def show(ctx: click.Context, name: str | None, as_json: bool) -> None:
     """
     resolved = load_config(ctx).resolved
     wanted = _wanted(resolved, name)
-    groups = Groups([Group(d.name, d.match, d.mx) for d in resolved.config.domain])
 
     async def work(session: Session) -> list[Plan]:
-        now = await clock(session)
-        plans: list[Plan] = []
-        for kind, its_name, its_schedule, providers in wanted:
-            begin = midnight(its_schedule, its_schedule.begin)
-            rows = await actual(session, providers, begin, its_schedule.zone) if begin <= now else []
-            plans.append(read(kind, its_name, its_schedule, now, rows, groups))
-        return plans
+        now, rows = await counted(session, [f"{kind}:{its_name}" for kind, its_name, _ in wanted])
+        return [read(kind, its_name, its_schedule, now, rows) for kind, its_name, its_schedule in wanted]
 
     plans = with_database(ctx, work) if wanted else []
     if as_json:
@@ -105,11 +99,11 @@ def show(ctx: click.Context, name: str | None, as_json: bool) -> None:
             click.echo("\n" * bool(number) + "\n".join(draw(plan, look)))
 
 
-def _wanted(resolved: Resolved, name: str | None) -> list[tuple[str, str, Schedule, tuple[str, ...]]]:
-    """(kind, name, schedule, providers) of what is to be shown. Raises `Fatal`."""
+def _wanted(resolved: Resolved, name: str | None) -> list[tuple[str, str, Schedule]]:
+    """(kind, name, schedule) of what is to be shown. Raises `Fatal`."""
     tables = [
-        *(("pool", pool.name, getattr(pool, "warmup", None), pool.providers) for pool in resolved.config.pool),
-        *(("provider", one.name, getattr(one, "warmup", None), (one.name,)) for one in resolved.config.provider),
+        *(("pool", pool.name, pool.warmup) for pool in resolved.config.pool),
+        *(("provider", provider.name, provider.warmup) for provider in resolved.config.provider),
     ]
     if name is not None:
         kind, colon, rest = name.rpartition(":")
@@ -121,24 +115,16 @@ def _wanted(resolved: Resolved, name: str | None) -> list[tuple[str, str, Schedu
         tables = [table for table in known if table[2] is not None]
         if not tables:
             raise Fatal(f"{known[0][0]} {known[0][1]} has no `warmup`")
-    found: list[tuple[str, str, Schedule, tuple[str, ...]]] = []
-    for kind, its_name, section, providers in tables:
-        try:
-            its_schedule = schedule(section)
-        except ValueError as wrong:
-            raise Fatal(f"{kind}.{its_name}.warmup.{wrong}", Exit.CONFIG) from None
-        if its_schedule is not None:
-            found.append((kind, its_name, its_schedule, tuple(providers)))
-    return found
+    return [(kind, its_name, its) for kind, its_name, table in tables if (its := schedule(table)) is not None]
 
 
-def read(kind: str, name: str, schedule: Schedule, now: datetime, rows: Iterable[Actual], groups: Groups) -> Plan:
-    """A plan from what was counted since its first day."""
+def read(kind: str, name: str, schedule: Schedule, now: datetime, rows: Iterable[Counted]) -> Plan:
+    """A plan from what was counted; `rows` may have other schedules, too."""
     counted: dict[str, dict[date, Counts]] = {}
     for row in rows:
-        group = (groups.of(row.domain) or row.domain) if schedule.domains else ""
-        days = counted.setdefault(group, {})
-        days[row.day] = days.get(row.day, Counts()) + row.counts
+        # What was counted when the schedule had other groups than now is not shown.
+        if row.schedule == f"{kind}:{name}" and bool(row.domain) == schedule.domains:
+            counted.setdefault(row.domain, {})[row.day] = row.counts
     if not counted:
         counted[""] = {}
     day = today(schedule, now)
@@ -190,6 +176,10 @@ def draw(plan: Plan, look: Look) -> list[str]:
     return [*lines, "", look.style(words, dim=True)]
 
 
+def _named(group: str) -> str:
+    return "all other domains" if group == OTHERS else visible(group)
+
+
 def _over(plan: Plan, steps: Sequence[Step]) -> bool:
     return any(step.limit is None and step.day <= plan.today for step in steps)
 
@@ -212,7 +202,7 @@ def _heading(plan: Plan, look: Look) -> Iterator[str]:
 
 def _words(plan: Plan, group: str, steps: Sequence[Step], look: Look) -> Iterator[str]:
     """What is to be said of a group: where it is, until when, why it stands still."""
-    head = visible(group) or ("any domain group" if plan.schedule.domains else "all mail")
+    head = _named(group) or ("any domain group" if plan.schedule.domains else "all mail")
     now = next((step for step in steps if step.day == plan.today), None)
     if now is None:
         begins = midnight(plan.schedule, plan.schedule.begin)
@@ -288,7 +278,7 @@ def _others(plan: Plan, groups: Sequence[tuple[str, list[Step]]], look: Look) ->
         return
     yield ""
     yield look.style("other groups today", bold=True)
-    shown = [(visible(group) or "(no domain)", step) for group, step in now[:_OTHERS]]
+    shown = [(_named(group), step) for group, step in now[:_OTHERS]]
     width = max(20, look.width // 4)
     rows = [_Row(label=name if len(name) <= width else f"{name[: width - 1]}~", step=step) for name, step in shown]
     yield from _bars("GROUP", rows, look)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterator
+from datetime import date, datetime
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ _WORDS = {
     "number": "a number",
     "boolean": "true or false",
     "list": 'a list of names, as in ["relay"]',
+    "numbers": "a list of whole numbers, as in [50, 100]",
 }
 _STAND_INS: dict[str, Any] = {"list": (), "rate": Rate(1)}  # for a required value that is wrong or missing
 _FALSE_TRUE = {"false": False, "0": False, "no": False, "off": False, "true": True, "1": True, "yes": True, "on": True}
@@ -174,6 +176,12 @@ class Tree:
             values.cap(raw)
             return Cap(raw.strip())
         value = _from_text(key, raw) if text else raw
+        if key.extra.get("date") and isinstance(value, date) and not isinstance(value, datetime):
+            value = value.isoformat()
+        if key.kind == "numbers":
+            if not isinstance(value, list) or not all(type(item) is int for item in value):
+                raise ValueError(f"must be {_WORDS['numbers']}")
+            return tuple(value)
         if key.kind == "list":
             if isinstance(value, str) and key.extra.get("one"):
                 value = [value]
@@ -244,6 +252,9 @@ def _from_text(key: Key, raw: str) -> Any:
     """The text of a variable as the type of its key; what does not fit is left alone, and refused like the file's."""
     if key.kind == "list":
         return [item.strip() for item in raw.split(",") if item.strip()]
+    if key.kind == "numbers":
+        items = [item.strip() for item in raw.split(",")]
+        return [int(item) for item in items] if all(item.isascii() and item.isdigit() for item in items) else raw
     if key.kind == "boolean":
         return _FALSE_TRUE.get(raw.strip().lower(), raw)
     if key.kind in ("integer", "number"):

@@ -12,7 +12,6 @@ __all__ = ["LATER", "LATER_CHOICES"]
 LATER: dict[str, str] = {
     "public": "tracking, unsubscribe and webhook pages",
     "webhook": "outgoing webhooks",
-    "pool.warmup": "warm-up schedules",
     "identity.dkim": "DKIM signing",
 }
 

@@ -137,6 +137,8 @@ def _flatten(table: Section, words: str, path: KeyPath) -> Iterator[tuple[str, K
         value = getattr(table, key.attribute)
         below = f"{words}.{key.name}" if words else key.name
         if key.kind == "table":
+            if value is None:
+                continue
             yield from _flatten(value, below, (*path, key.name))
         elif key.kind == "tables":
             for index, element in enumerate(value):

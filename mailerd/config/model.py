@@ -4,7 +4,7 @@
 each field's `Meta`. It reads no file and checks nothing across sections (`config.load` does both).
 
 `Meta.extra` marks what a type cannot say: `secret` (masked, also read from files and credentials), `zero` (a duration
-that may be 0), `one` (a list that may be written as its only element), `path` (relative to the configuration file), `words` (what a pattern means, for people). `Meta.examples`
+that may be 0), `one` (a list that may be written as its only element), `date` (a text that TOML may write as a date), `path` (relative to the configuration file), `words` (what a pattern means, for people). `Meta.examples`
 holds the sample's value where there is no default to show.
 """
 
@@ -263,6 +263,46 @@ class Stream(Section, frozen=True, kw_only=True):
     ] = "defer"
 
 
+class Warmup(Section, frozen=True, kw_only=True):
+    """A new address sends a little more every day, until receivers know it."""
+
+    begin: Annotated[
+        str,
+        Meta(
+            description="The first day of a warm-up: a little more every day, until receivers know the address. Nothing before it.",
+            examples=["2026-11-01"],
+            extra={"date": True},
+        ),
+    ]
+    curve: Annotated[
+        Literal["standard"], Meta(description="Messages of each day, from 50 to 4 million within 17 days: a steep one.")
+    ] = "standard"
+    days: Annotated[
+        tuple[int, ...],
+        Meta(
+            description="Messages of each day, instead of `curve`. After the last there is no limit.",
+            examples=[[50, 100, 500]],
+        ),
+    ] = ()
+    zone: Annotated[str, Meta(description="Time zone in which its days begin.")] = "UTC"
+    domains: Annotated[
+        bool,
+        Meta(
+            description="Each domain group has these limits for itself, and all domains without a group together. "
+            "false: one limit for all mail."
+        ),
+    ] = True
+    overflow: Annotated[
+        tuple[str, ...],
+        Meta(description='Pools that take what exceeds the limit, as in ["warm"]. Empty: it waits.', examples=[[]]),
+    ] = ()
+    bounces: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of bounces and refusals above which the day ends, and is repeated."),
+    ] = 0.05
+    complaints: Annotated[float, Meta(ge=0, le=1, description="Share of complaints above which it does.")] = 0.001
+
+
 class PoolDomain(Section, frozen=True, kw_only=True):
     """A limit for one domain group in one pool."""
 
@@ -290,6 +330,7 @@ class Pool(Section, frozen=True, kw_only=True):
     domain: Annotated[
         tuple[PoolDomain, ...], Meta(description="Limits of this pool for single domain groups: `[[pool.domain]]`.")
     ] = ()
+    warmup: Warmup | None = None
 
 
 class Timeouts(Section, frozen=True, kw_only=True):
@@ -380,6 +421,7 @@ class Provider(Section, frozen=True, kw_only=True):
         ),
     ] = True
     timeouts: Timeouts = Timeouts()
+    warmup: Warmup | None = None
 
 
 class Domain(Section, frozen=True, kw_only=True):

@@ -51,7 +51,7 @@ def show(key: Key, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return f"[{', '.join(_quoted(item) for item in value)}]"
+        return f"[{', '.join(_quoted(item) if isinstance(item, str) else str(item) for item in value)}]"
     return _quoted(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -72,7 +72,7 @@ def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Key
 def _type(key: Key) -> str:
     if key.kind == "choice":
         return " | ".join(f"`{choice}`" for choice in key.choices)
-    words = "list of names" if key.kind == "list" else key.kind
+    words = {"list": "list of names", "numbers": "list of numbers"}.get(key.kind, key.kind)
     if key.ge is not None and key.le is not None:
         return f"{words}, {key.ge:g} to {key.le:g}"
     return f"{words}, at least {key.ge:g}" if key.ge is not None else words

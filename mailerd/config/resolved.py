@@ -76,9 +76,17 @@ class Resolved:
         return None if name is None else self.identities[name]
 
     def providers_of(self, stream: str) -> tuple[Provider, ...]:
-        """The stream's providers, pool after pool in the order they are tried, each once."""
-        names = dict.fromkeys(name for pool in self.streams[stream].pools for name in self.pools[pool].providers)
+        """The stream's providers, pool after pool in the order they are tried, each once; then those that these pools'
+        warm-ups overflow to."""
+        pools = self.streams[stream].pools
+        more = [name for pool in pools for name in self.overflow_of(pool)]
+        names = dict.fromkeys(name for pool in (*pools, *more) for name in self.pools[pool].providers)
         return tuple(self.providers[name] for name in names)
+
+    def overflow_of(self, pool: str) -> tuple[str, ...]:
+        """The pools that take what exceeds the warm-up of this one, or of its providers."""
+        tables = (self.pools[pool].warmup, *(self.providers[name].warmup for name in self.pools[pool].providers))
+        return tuple(dict.fromkeys(name for table in tables if table is not None for name in table.overflow))
 
     def pool_of(self, stream: str, provider: str) -> str | None:
         """The first of the stream's pools that has this provider."""

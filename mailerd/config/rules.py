@@ -28,6 +28,7 @@ from mailerd.config.model import (
     RetryPolicy,
     Stream,
     Templates,
+    Warmup,
 )
 from mailerd.config.problem import suggestion
 
@@ -54,6 +55,8 @@ def check(tree: Tree, *, require_provider: bool) -> None:
             _text(tree, (*path, "nameservers"), address, _address)
     for path, provider in tree.tables(Provider):
         _provider(tree, path, provider)
+    for path, warmup in tree.tables(Warmup):
+        _warmup(tree, path, warmup)
     for path, identity in tree.tables(Identity):
         _text(tree, (*path, "from"), identity.sender, values.mailbox)
         _text(tree, (*path, "reply_to"), identity.reply_to, values.mailbox)
@@ -114,6 +117,32 @@ def _provider(tree: Tree, path: Path, provider: Provider) -> None:
         tree.problem((*path, "password"), "is given without `username`")
     if provider.username is not None and provider.password is None and (*path, "password") not in tree.wrong:
         tree.problem((*path, "username"), "is given without `password`")
+
+
+def _warmup(tree: Tree, path: Path, table: Warmup) -> None:
+    _text(tree, (*path, "begin"), table.begin, values.day)
+    _text(tree, (*path, "zone"), table.zone, _zone)
+    if table.days and (*path, "days") not in tree.wrong:
+        try:
+            values.days(table.days)
+        except ValueError as wrong:
+            tree.problem((*path, "days"), str(wrong))
+    pools = tree.names("pool")
+    _known(tree, (*path, "overflow"), table.overflow, "pool", pools)
+    warming = {name for name, (_, index) in pools.items() if _warms(tree, index)}
+    for index, name in enumerate(table.overflow):
+        if name in warming:
+            tree.problem((*path, "overflow"), f"`{name}` has a warm-up itself, or a provider that has one", (index,))
+
+
+def _warms(tree: Tree, index: object) -> bool:
+    """Is a part of this pool in a warm-up?"""
+    cold = {p.name for _, p in tree.tables(Provider) if p.warmup is not None}
+    return any(
+        pool.warmup is not None or not cold.isdisjoint(pool.providers)
+        for path, pool in tree.tables(Pool)
+        if path == ("pool", index)
+    )
 
 
 LEAST_TTL = 5.0

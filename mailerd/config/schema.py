@@ -32,7 +32,7 @@ KINDS = {
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One key. `kind`: a word of KINDS, or `choice`, `list` (of text), `table`, `tables` (`[[…]]`).
+    """One key. `kind`: a word of KINDS, or `choice`, `list` (of text), `numbers` (a list), `table`, `tables` (`[[…]]`).
 
     `of` is the Struct of the last two. `extra` holds the marks that `model` explains.
     """
@@ -110,6 +110,8 @@ def _kind(base: Any) -> tuple[str, type[Section] | None, tuple[str, ...]]:
         return "choice", None, get_args(base)
     if get_origin(base) is tuple:
         element = get_args(base)[0]
+        if element is int:
+            return "numbers", None, ()
         return (
             ("tables", element, ())
             if isinstance(element, type) and issubclass(element, Section)

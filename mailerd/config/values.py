@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
+from datetime import date
 
 __all__ = [
     "cap",
+    "day",
+    "days",
     "duration",
     "host",
     "listen",
@@ -33,6 +37,10 @@ _RATE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?/ ?(s|m|h|d)", re.ASCII)
 _NO_RATE = "is no rate: write `100/s`, `20/m`, `5000/h` or `50000/d`"
 _FASTEST = 1_000_000.0
 _CAP = re.compile(r"(\d{1,4}) ?/ ?(m|h|d)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_YEARS = range(2000, 3000)
+_MOST_DAYS = 365
+_MOST_MESSAGES = 1_000_000_000  # a day: more is a slip
 _QUOTA = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?/ ?(d|day|month)", re.ASCII)
 
 
@@ -119,6 +127,32 @@ def cap(value: object) -> tuple[int, float]:
     if not count:
         raise ValueError("can never be met: it is less than one message")
     return count, float(_SPANS[match[2]])
+
+
+def day(text: str) -> date:
+    """A calendar day from `2026-11-01`."""
+    if not _DATE.fullmatch(text):
+        raise ValueError("is no date: write `2026-11-01`")
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"is no date: there is no {text}") from None
+    if found.year not in _YEARS:
+        raise ValueError(f"must lie between {_YEARS[0]} and {_YEARS[-1]}")
+    return found
+
+
+def days(messages: Sequence[int]) -> None:
+    """Messages of each day of a warm-up; they need not rise."""
+    if len(messages) > _MOST_DAYS:
+        raise ValueError(f"must have at most {_MOST_DAYS} days, not {len(messages)}")
+    for number, most in enumerate(messages, 1):
+        if most < 0:
+            raise ValueError(f"day {number}: must not be negative")
+        if not most:
+            raise ValueError(f"day {number}: must not be zero; to send nothing, `mailerd pause`")
+        if most > _MOST_MESSAGES:
+            raise ValueError(f"day {number}: is more than {_MOST_MESSAGES} messages")
 
 
 def size(value: object) -> int:

@@ -260,6 +260,11 @@ class Backlog:
             return composed
         return None
 
+    def wanted(self, wants: Callable[[Job], bool]) -> bool:
+        """Is any of the first few wanted?"""
+        queues = (self._cleared,) if self.hold else self._queues
+        return any(wants(job) for queue in queues for job in islice(queue, LOOKS))
+
     def done(self, outgoing: Outgoing, outcomes: Sequence[Outcome]) -> None:
         job = outgoing.job
         self.flying.pop(job.id, None)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mailerd.compose.composer import Composer
@@ -24,9 +26,11 @@ from mailerd.daemon.mx import MxRoller
 from mailerd.daemon.pipeline import Pipeline
 from mailerd.daemon.scout import Scout
 from mailerd.daemon.unsettled import Unsettled
+from mailerd.daemon.warmer import Warmer
 from mailerd.flow.limits import Limits
 from mailerd.flow.rules import RuleError, Rules, load
-from mailerd.message import Failure
+from mailerd.flow.warming import Warming
+from mailerd.message import Failure, Outcome, OutcomeKind
 from mailerd.smtp.pool import ConnectionBudget, SinkPool, SmtpPool, make_pool
 from mailerd.smtp.timing import Timing
 from mailerd.store.instances import Paused, ProviderState, Shared
@@ -68,6 +72,7 @@ class Engine:
         self.limits = Limits(resolved)
         self._feedback = Feedback(self.limits, reply_rules(config), adapt=config.feedback.adapt, on_change=self._slowed)
         self._mint = Mint(config.database, self.limits, self._feedback, metrics, self._granted)
+        self._warmer = Warmer(config.database, self.limits.warming, self._regrouped) if self.limits.warming else None
         self._regroup = False
         self._regrouped_at = 0.0
         self._roller = (
@@ -90,27 +95,41 @@ class Engine:
             )
             self.pipelines[stream.name] = pipeline
             for group, pool_name in enumerate(stream.pools):
-                for provider_name in resolved.pools[pool_name].providers:
-                    provider = resolved.providers[provider_name]
-                    feed = Feed(
-                        pipeline.backlog,
-                        provider_name,
-                        weight=provider.weight,
-                        buckets=self.limits.of_provider(provider_name),
-                        urgent=self.limits.urgent(stream.name),
-                        sticky=resolved.pools[pool_name].sticky,
-                    )
-                    pool = make_pool(
-                        provider,
-                        feed,
-                        stream=stream.name,
-                        concurrency=stream.concurrency,
-                        budget=budgets[provider_name],
-                        on_state=pipeline.provider_changed,
-                    )
-                    self._pools.append(pool)
-                    pipeline.attach(group, pool, feed)
+                self._attach(pipeline, group, pool_name)
+                for spare in resolved.overflow_of(pool_name):
+                    self._attach(pipeline, group, spare, spare_for=pool_name)
         self._scout = Scout(config.database, self.pipelines, float(config.lease.poll))
+
+    def _attach(self, pipeline: Pipeline, group: int, pool_name: str, *, spare_for: str = "") -> None:
+        """A pool's providers as ways of a stream; `spare_for`: they take what that pool's warm-up leaves over."""
+        stream, resolved, warming = pipeline.stream, self.resolved, self.limits.warming
+        for name in resolved.pools[pool_name].providers:
+            provider = resolved.providers[name]
+            feed = Feed(
+                pipeline.backlog,
+                name,
+                pool=pool_name,
+                weight=provider.weight,
+                buckets=self.limits.of_provider(name, pool_name if spare_for else ""),
+                urgent=self.limits.urgent(stream.name),
+                sticky=resolved.pools[pool_name].sticky,
+            )
+            if spare_for:
+                feed.wants = partial(warming.spills, spare_for, resolved.pools[spare_for].providers)
+            elif warming.covers(pool_name, name):
+                feed.wants = partial(warming.wants, pool_name, name)
+                feed.warm = partial(warming.of, pool_name, name)
+                feed.tally = partial(_tally, warming, pool_name, name)
+            pool = make_pool(
+                provider,
+                feed,
+                stream=stream.name,
+                concurrency=stream.concurrency,
+                budget=self._budgets[name],
+                on_state=pipeline.provider_changed,
+            )
+            self._pools.append(pool)
+            pipeline.attach(group, pool, feed, spare=bool(spare_for))
 
     async def run(self) -> None:
         """Until cancelled, or until every pipeline has been stopped."""
@@ -120,6 +139,8 @@ class Engine:
                 group.create_task(self._tick(), name="tick"),
                 group.create_task(self._mint.run(), name="mint"),
             ]
+            if self._warmer is not None:
+                others.append(group.create_task(self._warmer.run(), name="warmup"))
             if self._roller is not None:
                 others.append(group.create_task(self._roller.run(), name="mx"))
             pipelines = [group.create_task(p.run(), name=f"pipeline:{name}") for name, p in self.pipelines.items()]
@@ -132,7 +153,8 @@ class Engine:
             pipeline.granted(changed)
 
     def _regrouped(self) -> None:
-        """A domain belongs to another group than before. Told to all lanes with the others of this second."""
+        """Lanes fall under other limits than before: a domain belongs to another group, a warm-up has begun or is over.
+        Told to all of them with the others of this second."""
         self._regroup = True
 
     def _slowed(self) -> None:
@@ -228,12 +250,21 @@ class Engine:
         finally:
             ticking.cancel()
             await self._mint.close()
+            if self._warmer is not None:
+                await self._warmer.close()
             for pipeline in self.pipelines.values():
                 await pipeline.close()
 
     def abort(self) -> None:
         for pipeline in self.pipelines.values():
             pipeline.abort()
+
+
+def _tally(warming: Warming, pool: str, provider: str, domain: str, outcomes: Sequence[Outcome]) -> None:
+    sent = sum(outcome.kind is OutcomeKind.SENT for outcome in outcomes)
+    rejected = sum(outcome.kind is OutcomeKind.REJECTED for outcome in outcomes)
+    if sent or rejected:
+        warming.note(pool, provider, domain, sent, rejected)
 
 
 def reply_rules(config: Config) -> Rules:

@@ -10,6 +10,9 @@ busy, is broken or out of tokens holds nobody up. Each message advances its prov
 ahead lets the others go first, for a moment: one that does not come forward meanwhile is `stuck`, and no longer waited
 for until it takes a message again.
 
+Under a warm-up (`flow.warming`) a provider takes only messages whose domain has a token left of today's; the pools that
+such a pool overflows to take what has none (`wants`).
+
 In a sticky pool the domain decides instead (rendezvous hashing, by weight): each takes only what is its own, and what
 has waited for `LONG` because its own provider is too slow.
 """
@@ -24,13 +27,14 @@ from typing import Final
 
 from mailerd.daemon.backlog import Backlog
 from mailerd.flow.bucket import AHEAD, Bucket
-from mailerd.message import Outcome, OutcomeKind, Outgoing
+from mailerd.message import Job, Outcome, OutcomeKind, Outgoing
 
 __all__ = ["Feed"]
 
 LEAD: Final = 1.0  # messages of weight 1 that a provider may be ahead of another
 PATIENCE: Final = 0.05  # seconds that another is waited for
 LONG: Final = 5.0  # seconds after which any provider may take what is another's in a sticky pool
+LOOK: Final = 0.05  # seconds after which it is looked again whether a warm-up has tokens for what waits
 AWAY: Final = 20.0  # and behind: more than that is not made up for, it was away
 
 
@@ -46,13 +50,17 @@ class Feed:
         "eager",
         "may_send",
         "on_short",
+        "pool",
         "probe",
         "rivals",
         "served",
         "sticky",
         "stuck",
         "taken_at",
+        "tally",
         "urgent",
+        "wants",
+        "warm",
         "weight",
     )
 
@@ -61,6 +69,7 @@ class Feed:
         backlog: Backlog,
         provider: str,
         *,
+        pool: str = "",
         weight: int = 1,
         buckets: Sequence[Bucket] = (),
         urgent: bool = True,
@@ -68,6 +77,7 @@ class Feed:
     ) -> None:
         self._backlog = backlog
         self._provider = provider
+        self.pool = pool
         self.buckets = tuple(buckets)  # may be replaced at any time
         self._taken: dict[int, tuple[Bucket, ...]] = {}  # by what is in flight
         self.urgent = urgent
@@ -81,6 +91,10 @@ class Feed:
         self._waits_since = 0.0  # for others to come forward
         self.eager: Callable[[], bool] = lambda: False  # could it take a message within a moment?
         self.probe: Callable[[], bool] = lambda: False  # is there work worth a probe although nothing is leased?
+        # Is a message to this domain for us, now, after so many seconds here? None: any is.
+        self.wants: Callable[[str, float, float], bool] | None = None
+        self.warm: Callable[[str], tuple[Bucket, ...]] = lambda domain: ()  # what it costs besides `buckets`
+        self.tally: Callable[[str, Sequence[Outcome]], None] | None = None  # told what became of a message to a domain
         self.on_short: Callable[[float], None] = lambda at: None  # wake me at this instant: a token's slot
 
     # -- what connections call -----------------------------------------------------------------------------------------
@@ -88,13 +102,17 @@ class Feed:
     def take(self, provider: str) -> Outgoing | None:
         if not self.may_send:
             return None
-        if not self.buckets and not self.rivals:
-            return self._backlog.take(provider)
+        if not self.buckets and not self.rivals and self.wants is None:
+            return self._hand(self._backlog.take(provider))
         now = time.monotonic()
         if self.buckets and not self._ripe(now):
             self.on_short(self.opens() + AHEAD)
             return None
-        if self.sticky and self.rivals:
+        if self.wants is not None:
+            outgoing = self._backlog.take(provider, lambda job: self._wanted(job, now))
+            if outgoing is None and self._backlog.takeable:
+                self.on_short(now + LOOK)
+        elif self.sticky and self.rivals:
             outgoing = self._backlog.take(provider, lambda job: self._owns(job.domain) or now - job.leased_at > LONG)
         elif self.rivals and self._ahead(now):
             self.on_short(now)  # the one behind goes first, then we
@@ -109,11 +127,12 @@ class Feed:
             self.taken_at = now
             self.stuck = False
             self._waits_since = 0.0
-            if self.buckets:
-                self._taken[outgoing.job.id] = self.buckets
-                for bucket in self.buckets:
+            buckets = self.buckets if self.wants is None else self.buckets + self.warm(outgoing.job.domain)
+            if buckets:
+                self._taken[outgoing.job.id] = buckets
+                for bucket in buckets:
                     bucket.take(outgoing.job.tokens, now)
-        return outgoing
+        return self._hand(outgoing)
 
     def waiting(self) -> int:
         if not self.may_send:
@@ -121,6 +140,11 @@ class Feed:
         takeable = self._backlog.takeable
         if not takeable:
             return int(self.probe())
+        if self.wants is not None:
+            now = time.monotonic()
+            if not self._backlog.wanted(lambda job: self._wanted(job, now)):
+                self.on_short(now + LOOK)
+                return 0
         if self.buckets:
             now = time.monotonic()
             ripe = self._ripe(now)
@@ -137,6 +161,8 @@ class Feed:
                     bucket.refund(outgoing.job.tokens)
                 else:
                     bucket.spent(outgoing.job.tokens)
+        if self.tally is not None:
+            self.tally(outgoing.job.domain, outcomes)
         self._backlog.done(outgoing, outcomes)
 
     # -- what the pipeline asks ----------------------------------------------------------------------------------------
@@ -155,6 +181,16 @@ class Feed:
 
     def _ripe(self, now: float) -> int:
         return max(0, min(bucket.ripe(now, urgent=self.urgent) for bucket in self.buckets))
+
+    def _hand(self, outgoing: Outgoing | None) -> Outgoing | None:
+        if outgoing is not None:
+            outgoing.job.pool = self.pool
+        return outgoing
+
+    def _wanted(self, job: Job, now: float) -> bool:
+        """Under a warm-up, or beside one: is it for us? What would be another's in a sticky pool is not."""
+        mine = not self.sticky or not self.rivals or self._owns(job.domain) or now - job.leased_at > LONG
+        return mine and self.wants is not None and self.wants(job.domain, now, now - job.leased_at)
 
     def _owns(self, domain: str) -> bool:
         """Of those that may send, is it this one's domain? All instances answer alike."""

@@ -98,8 +98,8 @@ class Pipeline:
             unsettled,
             on_settlement=self._nudge,
             on_low=self._nudge,
-            judge=lambda job, to, outcome: feedback.judge(self.route.name, job, to, outcome),
-            on_sent=lambda job: feedback.sent(self.route.name, job),
+            judge=lambda job, to, outcome: feedback.judge(job.pool, job, to, outcome),
+            on_sent=lambda job: feedback.sent(job.pool, job),
             on_returned=lambda: self.route.wake_at(time.monotonic()),
         )
         self._admission = Admission(
@@ -119,9 +119,10 @@ class Pipeline:
         self._timings = {name: metrics.statement(name) for name in ("lease", "settle", "renew", "intend")}
         unsettled.on_release.append(self._room_again)
 
-    def attach(self, group: int, pool: SmtpPool | SinkPool, feed: Feed) -> None:
-        """A provider's connections for this stream; `group` is the position of its pool in the stream's list."""
-        self.route.attach(group, pool, feed, self._has_work)
+    def attach(self, group: int, pool: SmtpPool | SinkPool, feed: Feed, *, spare: bool = False) -> None:
+        """A provider's connections for this stream; `group` is the position of its pool in the stream's list, or
+        (`spare`) of the one whose warm-up overflows to it."""
+        self.route.attach(group, pool, feed, self._has_work, spare=spare)
 
     # What others tell it.
 

@@ -25,11 +25,13 @@ PACE = 0.005  # seconds between wakes for tokens that ripen: those of a fast lim
 
 
 class _Way(NamedTuple):
-    """A provider's connections for this stream; `group` is the position of its pool in the stream's list."""
+    """A provider's connections for this stream; `group` is the position of its pool in the stream's list, or of the pool
+    whose warm-up overflows to it (`spare`)."""
 
     group: int
     pool: SmtpPool | SinkPool
     feed: Feed
+    spare: bool
 
 
 class Route:
@@ -44,12 +46,14 @@ class Route:
         self._timer_at = math.inf
         self.group = 0  # that sends now
 
-    def attach(self, group: int, pool: SmtpPool | SinkPool, feed: Feed, has_work: Callable[[], bool]) -> None:
+    def attach(
+        self, group: int, pool: SmtpPool | SinkPool, feed: Feed, has_work: Callable[[], bool], *, spare: bool = False
+    ) -> None:
         # Without a connection, work that is not leased yet is reason enough to open the first one, and to probe.
         feed.probe = lambda: has_work() and not any(pool.counts().values())
         feed.eager = lambda: pool.eager
         feed.on_short = self.wake_at
-        self._ways.append(_Way(group, pool, feed))
+        self._ways.append(_Way(group, pool, feed, spare))
         self.choose()
 
     @property
@@ -61,10 +65,10 @@ class Route:
         """The pool that sends now."""
         return self._names[self.group] if self._names else ""
 
-    def limit(self, buckets: Callable[[str], tuple[Bucket, ...]]) -> None:
-        """The limits of the providers are others now."""
+    def limit(self, buckets: Callable[[str, str], tuple[Bucket, ...]]) -> None:
+        """The limits of (provider, pool that it is spare for) are others now."""
         for way in self._ways:
-            way.feed.buckets = buckets(way.pool.provider.name)
+            way.feed.buckets = buckets(way.pool.provider.name, way.feed.pool if way.spare else "")
 
     def pause(self, providers: frozenset[str]) -> None:
         self._paused = providers
@@ -72,7 +76,12 @@ class Route:
 
     def choose(self) -> None:
         """Opens and shuts the feeds, and wakes whoever may send."""
-        working = {way.group for way in self._ways if way.pool.state == "closed" and not self._is_paused(way.pool)}
+        # A spare one takes what a warm-up leaves over; it does not stand in for those that are down.
+        working = {
+            way.group
+            for way in self._ways
+            if way.pool.state == "closed" and not way.spare and not self._is_paused(way.pool)
+        }
         first = min(working, default=None)
         if first is not None:
             self.group = first
@@ -87,6 +96,7 @@ class Route:
                 for other in self._ways
                 if other is not way
                 and other.group == way.group == first
+                and other.feed.pool == way.feed.pool
                 and other.feed.may_send
                 and other.pool.state == way.pool.state == "closed"
             )

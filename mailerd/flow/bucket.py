@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from datetime import datetime
 from typing import Final, Protocol
 
 import msgspec
@@ -37,13 +38,15 @@ _QUOTA_LEAST, _QUOTA_MOST = 20, 5000  # tokens of a quota asked for at a time
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
     """What a bucket holds to: `rate` in messages a second, or `quota` messages a `period` (day or month in `zone`). With
-    neither it is stopped."""
+    neither it is stopped; `words` say why, and `until` when that is looked at again, where nobody set it so."""
 
     key: str
     rate: float = 0.0
     quota: int = 0
     period: str = "day"
     zone: str = "UTC"
+    words: str = ""
+    until: datetime | None = None
 
     @property
     def stopped(self) -> bool:
@@ -123,9 +126,11 @@ class Bucket:
 
     @property
     def kind(self) -> str:
-        """provider, quota, pool, stream or domain: the label of metrics."""
-        head, slash, _ = self.limit.key.partition("/")
-        return "domain" if slash else head.partition(":")[0]
+        """provider, quota, pool, stream, domain or warmup: the label of metrics."""
+        kind = self.limit.key.partition(":")[0]
+        if kind in ("warmup", "pace"):
+            return "warmup"
+        return "domain" if "/" in self.limit.key else kind
 
     # -- for those who send ------------------------------------------------------------------------------------------
 
@@ -254,13 +259,35 @@ class Bucket:
         """Somebody found no room, and asking may help."""
         return self._short and not self.stock and now >= self.quiet_until
 
+    def dry(self, now: float, soon: float) -> bool:
+        """Is it known that no further token comes within `soon` seconds?"""
+        return self.limit.stopped or (not self.stock and self.quiet_until > now + soon)
+
     def change(self, rate: float) -> None:
         """Another rate from now on. Tokens in hand that it would not have given are dropped."""
         if rate < self.limit.rate:
             most = math.ceil(rate * HORIZON)
             self._remove(max(0, self.stock - most))
-        self.limit = msgspec.structs.replace(self.limit, rate=rate)
+        self._become(rate, 0, "", None)
+
+    def allow(self, quota: int) -> None:
+        """Another quota from now on, in this window too."""
+        if quota < self.limit.quota:
+            self._remove(max(0, self.stock - quota))
+        self._become(0.0, quota, "", None)
+
+    def stop(self, words: str, until: datetime) -> None:
+        """Nothing more for now. What is in hand is dropped."""
+        self._remove(self.stock)
+        self._become(0.0, 0, words, until)
+
+    def _become(self, rate: float, quota: int, words: str, until: datetime | None) -> None:
+        limit = self.limit
+        if (limit.rate, limit.quota, limit.words) == (rate, quota, words):
+            return
+        self.limit = msgspec.structs.replace(limit, rate=rate, quota=quota, words=words, until=until)
         self.quiet_until = 0.0
+        self._seen = -1.0
 
     def failed(self, ask: Ask) -> None:
         """The store did not answer. It may have taken back what it was given: that is lost rather than used twice."""

@@ -18,8 +18,9 @@ import msgspec
 
 from mailerd.config.resolved import base_of
 
-__all__ = ["AHEAD_LIMIT", "Breaker", "Dead", "Doubt", "Facts", "Gate", "Pause", "Place", "Throttle", "gates"]
+__all__ = ["AHEAD_LIMIT", "WARMUP", "Breaker", "Dead", "Doubt", "Facts", "Gate", "Pause", "Place", "Throttle", "gates"]
 
+WARMUP: Final = "warm-up"  # the source of a limit that a schedule has set to nothing for a day
 AHEAD_LIMIT: Final = 10_000  # messages ahead are counted up to here
 _LONGEST: Final = 10 * 365 * 86400.0
 _UNKNOWN_STREAM_AFTER: Final = timedelta(hours=1)
@@ -249,7 +250,9 @@ def _throttled(facts: Facts) -> Iterator[Gate]:
             # Lanes take turns: at worst everything that waits beside it goes first.
             until += timedelta(seconds=min(ahead / throttle.rate, _LONGEST))
         release: str | None = None
-        if throttle.source:
+        if throttle.source == WARMUP:
+            pass  # the day ends; no command makes receivers trust an address
+        elif throttle.source:
             release = f"mailerd throttle clear {shlex.quote(throttle.key)}"
         elif throttle.rate:
             release = f"mailerd throttle set {shlex.quote(throttle.key)} RATE"

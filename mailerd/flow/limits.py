@@ -18,6 +18,7 @@ from mailerd.config.model import Provider
 from mailerd.config.resolved import Resolved, base_of
 from mailerd.flow.bucket import Bucket, Limit, Permit, Slots
 from mailerd.flow.domains import Group, Groups
+from mailerd.flow.warming import Warming
 
 __all__ = ["Held", "Limits", "key_of"]
 
@@ -42,6 +43,7 @@ class Limits:
         config = resolved.config
         self.version = 0
         self.groups = Groups([Group(d.name, d.match, d.mx) for d in config.domain])
+        self.warming = Warming(resolved, self.groups)
         self._buckets: dict[str, Bucket] = {}
         self._configured: dict[str, Limit] = {}
         self._held: dict[str, list[Held]] = {}
@@ -102,16 +104,21 @@ class Limits:
         found: list[Permit] = [buckets[key] for key in keys if key in buckets]
         if self._slots and name in self._slots:
             found.append(self._slots[name][0])
+        if self.warming and (gate := self.warming.gate(pool, domain)) is not None:
+            found.append(gate)
         return tuple(found)
 
-    def of_provider(self, provider: str) -> tuple[Bucket, ...]:
-        """What a message needs of the provider that takes it."""
+    def of_provider(self, provider: str, pool: str = "") -> tuple[Bucket, ...]:
+        """What a message needs of the provider that takes it; and of the `pool`, where it is not leased for that one."""
         keys = dict.fromkeys((f"provider:{provider}", f"quota:{provider}", f"provider:{base_of(provider)}"))
+        if pool:
+            keys[f"pool:{pool}"] = None
         return tuple(bucket for key in keys if (bucket := self._buckets.get(key)) is not None)
 
     def of_message(self, stream: str, pool: str, domain: str, providers: Iterable[str]) -> list[Limit]:
         """Every limit between a message of this lane and its sending; of the providers only if all of them have one."""
         found = [permit.limit for permit in self.of_lane(stream, pool, domain) if isinstance(permit, Bucket)]
+        found += self.warming.limits(pool, domain)
         buckets = [self.of_provider(provider) for provider in providers]
         if all(buckets):
             found += [bucket.limit for several in buckets for bucket in several]
@@ -119,6 +126,8 @@ class Limits:
 
     def differ(self, pool: str, other: str) -> bool:
         """Has either pool a limit of its own?"""
+        if self.warming.concerns(pool) or self.warming.concerns(other):
+            return True
         names = (f"pool:{pool}", f"pool:{other}")
         return any(key.partition("/")[0] in names for key in self._buckets)
 
@@ -187,7 +196,9 @@ class Limits:
             slots.cap = max(1, cap // instances)
 
     def buckets(self) -> Iterator[Bucket]:
-        return iter(self._buckets.values())
+        yield from self._buckets.values()
+        if self.warming:
+            yield from self.warming.buckets()
 
     def keys(self) -> list[str]:
         return list(self._buckets)

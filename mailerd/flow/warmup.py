@@ -13,14 +13,15 @@ Hazards: days are those of the schedule's zone, 23 to 25 hours long. Bad days ar
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
-from typing import Final, Protocol, TypeVar
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import msgspec
+
+from mailerd.config.model import Warmup
 
 __all__ = [
     "ENOUGH",
@@ -29,14 +30,10 @@ __all__ = [
     "STANDARD",
     "Counts",
     "Schedule",
-    "Section",
     "Step",
     "course",
     "limit",
     "midnight",
-    "parse",
-    "parse_begin",
-    "parse_days",
     "place",
     "schedule",
     "spread",
@@ -59,13 +56,7 @@ ENOUGH: Final = 100  # messages of a day from which on its shares mean something
 LEAST: Final = 1 / 60  # messages a second: small limits flow one a minute instead of one in half an hour
 QUICKEST: Final = 3600.0  # seconds in which a whole day's limit may be used up, when the mail comes late in the day
 
-_MOST_DAYS: Final = 365
-_MOST: Final = 1_000_000_000  # messages a day: more is a slip
-_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_YEARS: Final = range(2000, 3000)
 _DAY: Final = timedelta(days=1)
-
-T = TypeVar("T")
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,125 +107,19 @@ class Step(msgspec.Struct, frozen=True):
     standing: str | None
 
 
-# -- the file ----------------------------------------------------------------------------------------------------------
-
-
-class Section(Protocol):
-    """A `warmup` table of the configuration."""
-
-    @property
-    def begin(self) -> str: ...
-    @property
-    def curve(self) -> str: ...
-    @property
-    def days(self) -> Sequence[str]: ...
-    @property
-    def zone(self) -> str: ...
-    @property
-    def domains(self) -> bool: ...
-    @property
-    def overflow(self) -> Sequence[str]: ...
-    @property
-    def bounces(self) -> float: ...
-    @property
-    def complaints(self) -> float: ...
-
-
-def schedule(section: Section | None) -> Schedule | None:
-    """The schedule of a table, None without one. Raises ValueError as `parse` does."""
-    if section is None:
+def schedule(table: Warmup | None) -> Schedule | None:
+    """The schedule of a table of the configuration, which has been checked; None without one."""
+    if table is None:
         return None
-    return parse(
-        begin=section.begin,
-        curve=section.curve,
-        days=section.days,
-        zone=section.zone,
-        domains=section.domains,
-        overflow=section.overflow,
-        bounces=section.bounces,
-        complaints=section.complaints,
-    )
-
-
-def parse(
-    *,
-    begin: object,
-    curve: str = "standard",
-    days: Sequence[object] = (),
-    zone: str = "UTC",
-    domains: bool = True,
-    overflow: Sequence[str] = (),
-    bounces: float = 0.05,
-    complaints: float = 0.001,
-) -> Schedule:
-    """A schedule from what the file says; `days`, where there are any, go before `curve`. Raises ValueError, with the key."""
-    if not days and curve not in _CURVES:
-        raise ValueError(f"curve: there is no curve `{curve}`, only {', '.join(f'`{name}`' for name in _CURVES)}")
-    try:
-        ZoneInfo(zone)
-    except (ValueError, OSError, LookupError):  # ZoneInfoNotFoundError is a KeyError; a folder of zones an OSError
-        raise ValueError(f"zone: `{zone}` is no time zone") from None
-    for key, share in (("bounces", bounces), ("complaints", complaints)):
-        if not 0 <= share <= 1:  # not a number, too
-            raise ValueError(f"{key}: must be a share from 0 to 1, as in 0.05 for 5 %")
     return Schedule(
-        begin=_keyed("begin", parse_begin, begin),
-        days=_keyed("days", parse_days, days) if days else _CURVES[curve],
-        zone=zone,
-        domains=domains,
-        overflow=tuple(overflow),
-        bounces=float(bounces),
-        complaints=float(complaints),
+        begin=date.fromisoformat(table.begin),
+        days=table.days or _CURVES[table.curve],
+        zone=table.zone,
+        domains=table.domains,
+        overflow=table.overflow,
+        bounces=table.bounces,
+        complaints=table.complaints,
     )
-
-
-def parse_begin(value: object) -> date:
-    """The first day, from `2026-11-01` or TOML's own date. Raises ValueError with words that can stand behind a key."""
-    if isinstance(value, date) and not isinstance(value, datetime):
-        found = value
-    else:
-        if not isinstance(value, str) or not _DATE.fullmatch(value.strip()):
-            raise ValueError("is no date: write `2026-11-01`")
-        try:
-            found = date.fromisoformat(value.strip())
-        except ValueError:
-            raise ValueError(f"is no date: there is no {value.strip()}") from None
-    if found.year not in _YEARS:
-        raise ValueError(f"must lie between {_YEARS[0]} and {_YEARS[-1]}")
-    return found
-
-
-def parse_days(values: object) -> tuple[int, ...]:
-    """Messages of each day, from numbers or their texts; they need not rise. Raises ValueError as above."""
-    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        raise ValueError('must be a list of messages a day, as in ["50", "100", "500"]')
-    if not values:
-        raise ValueError("must have at least one day")
-    if len(values) > _MOST_DAYS:
-        raise ValueError(f"must have at most {_MOST_DAYS} days, not {len(values)}")
-    return tuple(_messages(number, value) for number, value in enumerate(values, 1))
-
-
-def _messages(day: int, value: object) -> int:
-    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()):
-        shown = f"`{value}`" if isinstance(value, str | int | float) else "that"
-        raise ValueError(f"day {day}: {shown} is no whole number of messages")
-    if text.startswith("-"):
-        raise ValueError(f"day {day}: must not be negative")
-    if not digits.strip("0"):
-        raise ValueError(f"day {day}: must not be zero; to send nothing, `mailerd pause`")
-    if len(digits) > len(str(_MOST)) or int(digits) > _MOST:
-        raise ValueError(f"day {day}: is more than {_MOST} messages")
-    return int(digits)
-
-
-def _keyed(key: str, parser: Callable[[object], T], value: object) -> T:
-    try:
-        return parser(value)
-    except ValueError as wrong:
-        raise ValueError(f"{key}: {wrong}") from None
 
 
 # -- days --------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import msgspec
 from mailerd.config.resolved import base_of
 from mailerd.config.values import show_rate
 from mailerd.flow.bucket import Limit
-from mailerd.flow.explain import AHEAD_LIMIT, Breaker, Dead, Doubt, Facts, Gate, Pause, Place, Throttle, gates
+from mailerd.flow.explain import AHEAD_LIMIT, WARMUP, Breaker, Dead, Doubt, Facts, Gate, Pause, Place, Throttle, gates
 from mailerd.store.database import Session
 from mailerd.store.instances import ALIVE_SECONDS
 
@@ -310,6 +310,19 @@ async def throttles(session: Session, now: datetime, limits: Sequence[Limit]) ->
             if used is not None and used >= limit.quota and ends > now:
                 opens = ends
             found.append(Throttle(key=key, words=words, rate=0.0, opens=opens))
+            continue
+        if limit.stopped and not source:
+            found.append(
+                Throttle(
+                    key=key,
+                    words="nothing",
+                    rate=0.0,
+                    opens=limit.until,
+                    stopped=True,
+                    source=WARMUP,
+                    reason=limit.words,
+                )
+            )
             continue
         if source and not rate:
             found.append(

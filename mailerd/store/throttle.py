@@ -18,10 +18,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from mailerd.config.resolved import Resolved
 from mailerd.config.values import show_rate
 from mailerd.flow.aimd import Aimd
 from mailerd.flow.bucket import HORIZON, Ask
+from mailerd.flow.limits import Held, Limits
 from mailerd.store.database import Run, Session
+from mailerd.store.warmup import counted
 
 __all__ = [
     "Grant",
@@ -34,6 +37,7 @@ __all__ = [
     "listing",
     "make_buckets",
     "overrides",
+    "present",
     "set_rate",
 ]
 
@@ -227,6 +231,16 @@ async def alert(session: Session, actor: str, target: str, detail: str) -> None:
 async def overrides(session: Session) -> list[Override]:
     """Those that hold now."""
     return [Override(*row) for row in await session.fetch(OVERRIDES)]
+
+
+async def present(session: Session, resolved: Resolved) -> Limits:
+    """The limits as they hold at this moment, for looking at."""
+    limits = Limits(resolved)
+    limits.hold([Held(x.key, x.source, x.rate) for x in await overrides(session)])
+    if limits.warming:
+        now, rows = await counted(session, list(limits.warming.schedules))
+        limits.warming.tell(rows, now)
+    return limits
 
 
 class Listed(NamedTuple):

@@ -1,72 +1,66 @@
-"""What providers really sent, day by day, for warm-up: counted from the events, which nobody keeps counters of.
+"""What the schedules of a warm-up have seen, day by day. Those who send add to it (`count`); everybody reads it all.
 
-Read-only. It reads every event of a provider from an instant on, so it costs what that many events cost (about a
-second a million): a command may ask for weeks, the daemon should ask for today.
+A row is one day of a schedule with one domain group. Days are the store's, in the schedule's zone. There are as many
+rows as days and groups, a few thousand at most, so reading all of them costs next to nothing.
 
-Hazards: an event is of the day it came on, so a bounce counts against the mail of that day, not of the day when its
-message was sent. It has no pool: a provider in two pools counts for both. And what is older than the events are kept is
-not there.
+Hazards: what an instance had counted and not written when it died is missing: some seconds of its work. A message whose
+answer was lost counts for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from mailerd.flow.warmup import Counts
-from mailerd.store.database import Run, Session
+from mailerd.store.database import Session
 
-__all__ = ["Actual", "actual", "clock"]
+__all__ = ["Counted", "count", "counted", "forget"]
 
-_SECONDS: Final = 600.0
-
-# The bounds on `at` leave out the partitions before and ahead. Settle writes bare addresses; others may write mailboxes.
-ACTUAL: Final = """
-SELECT (e.at AT TIME ZONE $3)::date AS day, e.provider, rtrim(lower(split_part(coalesce(e.recipient, ''), '@', -1)), '.>') AS domain,
-  count(*) FILTER (WHERE e.type = 'sent') AS sent, count(*) FILTER (WHERE e.type = 'bounced') AS bounced,
-  count(*) FILTER (WHERE e.type = 'rejected') AS rejected, count(*) FILTER (WHERE e.type = 'complained') AS complained
-FROM mailerd.event e
-WHERE e.at >= $2 AND e.at < now() + interval '1 minute' AND e.provider = ANY ($1::text[])
-  AND e.type IN ('sent', 'bounced', 'rejected', 'complained')
-GROUP BY 1, 2, 3
+# In the order of the key, so that no two instances wait for each other. The clock is read once, whatever the lock takes.
+COUNT: Final = """
+INSERT INTO mailerd.warmup_day AS d (schedule, day, domain, sent, bounced, rejected, complained)
+SELECT x.schedule, (clock_timestamp() AT TIME ZONE x.zone)::date, x.domain, x.sent, x.bounced, x.rejected, x.complained
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+  AS x(schedule, domain, zone, sent, bounced, rejected, complained)
+ORDER BY x.schedule COLLATE "C", x.domain COLLATE "C"
+ON CONFLICT (schedule, day, domain) DO UPDATE SET sent = d.sent + excluded.sent, bounced = d.bounced + excluded.bounced,
+  rejected = d.rejected + excluded.rejected, complained = d.complained + excluded.complained
 """
 
-# There is no index for this, and the role's plans would walk through the wrong one rather than read in order. Partitions
-# may never have been analysed: taken for a few rows, a million would be sorted on disk (2.1 s instead of 0.9).
-PLANNING: Final = ("SET LOCAL enable_seqscan = on", "SET LOCAL enable_sort = off")
+COUNTED: Final = """
+SELECT schedule, day, domain, sent, bounced, rejected, complained FROM mailerd.warmup_day WHERE schedule = ANY ($1::text[])
+"""
+
+FORGET: Final = "DELETE FROM mailerd.warmup_day WHERE day < now() - interval '500 days'"
 
 
-class Actual(msgspec.Struct, frozen=True):
-    """One provider's day with one recipient domain (lower-cased, as the events have it)."""
+class Counted(NamedTuple):
+    """One schedule's day with one domain group."""
 
+    schedule: str
     day: date
-    provider: str
     domain: str
     counts: Counts
 
 
-async def actual(session: Session, providers: Sequence[str], begin: datetime, zone: str) -> list[Actual]:
-    """What these providers sent from `begin` on, by local day of `zone`, provider and recipient domain, in that order.
-
-    `begin` is best the first instant of a day (`flow.warmup.window`), or that day's figures are of a part of it. Days
-    without events are missing. Raises `Unavailable`.
-    """
-    found: list[Actual] = []
-
-    async def work(run: Run) -> None:
-        for setting in PLANNING:
-            await run(setting)
-        for day, provider, domain, *counts in await run(ACTUAL, list(providers), begin, zone):
-            found.append(Actual(day, provider, domain, Counts(*counts)))
-
-    await session.together(work, _SECONDS)
-    return sorted(found, key=lambda row: (row.day, row.provider, row.domain))
+async def count(session: Session, zones: Mapping[str, str], seen: Mapping[tuple[str, str], Counts]) -> None:
+    """Adds what was `seen`, by (schedule, domain group), to the present day of each schedule, in its zone."""
+    columns = [(key, domain, zones[key], *msgspec.structs.astuple(counts)) for (key, domain), counts in seen.items()]
+    if columns:
+        await session.execute(COUNT, *(list(column) for column in zip(*columns, strict=True)))
 
 
-async def clock(session: Session) -> datetime:
-    """The store's time, by which days end."""
+async def counted(session: Session, schedules: Sequence[str]) -> tuple[datetime, list[Counted]]:
+    """The store's clock, and all days of these schedules."""
     now: datetime = await session.value("SELECT now()")
-    return now
+    rows: Iterable[Sequence[object]] = await session.fetch(COUNTED, list(schedules))
+    return now, [Counted(row[0], row[1], row[2], Counts(*row[3:])) for row in rows]  # type: ignore[arg-type]
+
+
+async def forget(session: Session) -> None:
+    """Days that are older than any schedule."""
+    await session.execute(FORGET)

@@ -29,6 +29,7 @@ class Feed:
     buckets = ()
     rivals: Any = ()
     probe: Any = None
+    pool = ""
 
 
 def route(*groups: int) -> tuple[Route, list[Pool], list[Feed]]:
@@ -80,3 +81,18 @@ def test_patience_without_a_provider() -> None:
     assert built.none_usable(100.0 + PATIENCE)
     pools[1].state = "half_open"
     assert not built.none_usable(200.0)
+
+
+def test_a_spare_takes_part_and_stands_in_for_nobody() -> None:
+    built, pools, feeds = Route(("cold", "warm")), [Pool(f"p{n}") for n in range(3)], [Feed() for _ in range(3)]
+    for group, pool, feed, spare in zip((0, 0, 1), pools, feeds, (False, True, False), strict=True):
+        feed.pool = f"pool{pool.provider.name}"
+        built.attach(group, pool, feed, lambda: True, spare=spare)  # type: ignore[arg-type]
+    assert [feed.may_send for feed in feeds] == [True, True, False]
+    assert not feeds[0].rivals  # they do not share by weight
+    asked: list[tuple[str, str]] = []
+    built.limit(lambda provider, pool: asked.append((provider, pool)) or ())  # type: ignore[func-returns-value]
+    assert asked == [("p0", ""), ("p1", "poolp1"), ("p2", "")]
+    pools[0].state = "open"
+    built.choose()
+    assert [feed.may_send for feed in feeds] == [False, False, True]

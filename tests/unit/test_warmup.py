@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import zoneinfo
@@ -20,7 +19,8 @@ from hypothesis import strategies as st
 
 from mailerd.cli import warmup as cli
 from mailerd.cli.warmup import Look, Plan, draw, read
-from mailerd.flow.domains import Groups
+from mailerd.config.model import Config, Pool, Provider, Warmup
+from mailerd.config.resolved import Resolved
 from mailerd.flow.warmup import (
     ENOUGH,
     LEAST,
@@ -30,9 +30,6 @@ from mailerd.flow.warmup import (
     Schedule,
     course,
     limit,
-    parse,
-    parse_begin,
-    parse_days,
     place,
     schedule,
     spread,
@@ -41,7 +38,7 @@ from mailerd.flow.warmup import (
     today,
     window,
 )
-from mailerd.store.warmup import Actual
+from mailerd.store.warmup import Counted
 
 DAY = timedelta(days=1)
 ZONES = sorted(zoneinfo.available_timezones())
@@ -280,7 +277,7 @@ def test_a_day_that_follows_it_uses_the_limit_up_and_no_more(most: int) -> None:
 
 
 def test_the_standard_curve_rises_and_then_there_is_no_limit() -> None:
-    standard = parse(begin="2026-11-01")
+    standard = plan(*STANDARD)
     assert standard.days == STANDARD
     assert standard.days[:5] == (50, 100, 500, 1000, 5000)
     assert list(STANDARD) == sorted(set(STANDARD))
@@ -288,29 +285,15 @@ def test_the_standard_curve_rises_and_then_there_is_no_limit() -> None:
     assert limit(standard, datetime(2026, 11, 18, tzinfo=UTC)) is None
 
 
-def section(**keys: Any) -> Any:
-    """As `mailerd.config` has it."""
-    known = {
-        "begin": "2026-11-01",
-        "curve": "standard",
-        "days": (),
-        "zone": "UTC",
-        "domains": True,
-        "overflow": (),
-        "bounces": 0.05,
-        "complaints": 0.001,
-    }
-    return SimpleNamespace(**known | keys)
-
-
 def test_a_table_becomes_a_schedule() -> None:
     assert schedule(None) is None
-    assert schedule(section()) == Schedule(begin=date(2026, 11, 1), days=STANDARD)
-    whole = section(
-        days=("50", " 100", "40"),
+    assert schedule(Warmup(begin="2026-11-01")) == Schedule(begin=date(2026, 11, 1), days=STANDARD)
+    whole = Warmup(
+        begin="2026-11-01",
+        days=(50, 100, 40),
         zone="Europe/Vienna",
         domains=False,
-        overflow=["warm"],
+        overflow=("warm",),
         bounces=0.1,
         complaints=0.002,
     )
@@ -325,115 +308,35 @@ def test_a_table_becomes_a_schedule() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [
-        ({"begin": "2026-02-29"}, "begin: is no date: there is no 2026-02-29"),
-        ({"begin": "1.11.2026"}, "begin: is no date: write `2026-11-01`"),
-        ({"curve": "steep"}, "curve: there is no curve `steep`, only `standard`"),
-        ({"days": ["0"]}, "days: day 1: must not be zero; to send nothing, `mailerd pause`"),
-        ({"zone": "Europe/Wien"}, "zone: `Europe/Wien` is no time zone"),
-        ({"zone": "../../etc/passwd"}, "zone: `../../etc/passwd` is no time zone"),
-        ({"zone": ""}, "zone: `` is no time zone"),
-        ({"zone": "Europe"}, "zone: `Europe` is no time zone"),
-        ({"bounces": 5}, "bounces: must be a share from 0 to 1, as in 0.05 for 5 %"),
-        ({"complaints": float("nan")}, "complaints: must be a share from 0 to 1, as in 0.05 for 5 %"),
-    ],
-)
-def test_a_wrong_table_is_refused_by_its_key(keys: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError) as wrong:
-        schedule(section(**keys))
-    assert str(wrong.value) == words
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ([], "must have at least one day"),
-        ("100", "must be a list"),
-        (None, "must be a list"),
-        ([50, 0], "day 2: must not be zero"),
-        (["000"], "day 1: must not be zero"),
-        ([50, -1], "day 2: must not be negative"),
-        (["-1"], "day 1: must not be negative"),
-        (["many"], "day 1: `many` is no whole number"),
-        (["1.5"], "day 1: `1.5` is no whole number"),
-        ([1.5], "day 1: `1.5` is no whole number"),
-        (["1 000"], "day 1: `1 000` is no whole number"),
-        (["٣"], "day 1: `٣` is no whole number"),
-        ([""], "day 1: `` is no whole number"),
-        ([True], "day 1: `True` is no whole number"),
-        ([None], "day 1: that is no whole number"),
-        ([10**9 + 1], "day 1: is more than 1000000000 messages"),
-        (["9" * 5000], "day 1: is more than 1000000000 messages"),
-        (["1"] * 366, "must have at most 365 days, not 366"),
-    ],
-)
-def test_wrong_days_are_refused(values: object, words: str) -> None:
-    with pytest.raises(ValueError) as wrong:
-        parse_days(values)
-    assert str(wrong.value).startswith(words)
-
-
-@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=365))
-def test_days_are_read_as_numbers_and_as_text(days: list[int]) -> None:
-    assert parse_days(days) == parse_days([str(day) for day in days]) == tuple(days)
-
-
-@given(st.one_of(st.text(), st.integers(), st.floats(), st.lists(st.text() | st.integers() | st.none()), st.none()))
-def test_anything_else_is_a_value_error(value: object) -> None:
-    for parser in (parse_begin, parse_days):
-        with contextlib.suppress(ValueError):
-            assert parser(value)
-
-
-@pytest.mark.parametrize("value", [date(2026, 11, 1), "2026-11-01", " 2026-11-01 "])
-def test_a_first_day_is_read(value: object) -> None:
-    assert parse_begin(value) == date(2026, 11, 1)
-
-
-@pytest.mark.parametrize("value", ["20261101", "2026-W44-7", "2026-11-01T00:00", START, 20261101, ""])
-def test_a_first_day_has_one_spelling(value: object) -> None:
-    with pytest.raises(ValueError, match="is no date: write `2026-11-01`"):
-        parse_begin(value)
-
-
-@pytest.mark.parametrize("value", ["1999-12-31", "3000-01-01", date(1, 1, 1)])
-def test_a_first_day_lies_in_our_time(value: object) -> None:
-    with pytest.raises(ValueError, match="must lie between 2000 and 2999"):
-        parse_begin(value)
-
-
 # -- as it is drawn ------------------------------------------------------------------------------------------------------
 
 FIRST = date(2026, 11, 18)
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
 
-def counted(*days: Counts, domain: str = "gmail.com", provider: str = "relay") -> list[Actual]:
-    return [Actual(FIRST + n * DAY, provider, domain, counts) for n, counts in enumerate(days)]
+def counted(*days: Counts, group: str = "gmail", schedule: str = "pool:bulk") -> list[Counted]:
+    return [Counted(schedule, FIRST + n * DAY, group, counts) for n, counts in enumerate(days)]
 
 
-def shown(rows: list[Actual], now: datetime = NOON, **more: Any) -> Plan:
-    return read("pool", "bulk", plan(*STANDARD, begin=FIRST, **more), now, rows, Groups())
+def shown(rows: list[Counted], now: datetime = NOON, **more: Any) -> Plan:
+    return read("pool", "bulk", plan(*STANDARD, begin=FIRST, **more), now, rows)
 
 
 USUAL = [Counts(sent=limit // 2) for limit in STANDARD[:9]]
 
 
-def test_providers_and_domains_of_a_group_are_added_up() -> None:
+def test_a_plan_has_what_was_counted_for_it() -> None:
     rows = [
         *counted(Counts(sent=10, bounced=1)),
-        *counted(Counts(sent=5, rejected=2), domain="googlemail.com"),
-        *counted(Counts(sent=3, complained=1), provider="other"),
-        *counted(Counts(sent=4), domain="own.example"),
+        *counted(Counts(sent=4), group="*"),
+        *counted(Counts(sent=3), schedule="pool:other"),
+        *counted(Counts(sent=2), group=""),  # when the schedule had one limit for all mail
     ]
-    total = Counts(sent=18, bounced=1, rejected=2, complained=1)
     apart = shown(rows)
-    assert [group for group, _ in apart.groups] == ["gmail", "own.example"]
-    assert apart.groups[0][1][0].counts == total
+    assert [(group, steps[0].counts.sent) for group, steps in apart.groups] == [("gmail", 10), ("*", 4)]
+    assert any(line.startswith("all other domains  ") for line in draw(apart, Look()))
     together = shown(rows, domains=False)
-    assert [(group, steps[0].counts) for group, steps in together.groups] == [("", total + Counts(sent=4))]
+    assert [(group, steps[0].counts.sent) for group, steps in together.groups] == [("", 2)]
 
 
 def test_a_chart_has_the_days_up_to_tomorrow_and_marks_today() -> None:
@@ -490,28 +393,28 @@ def test_before_it_begins_its_first_days_are_shown() -> None:
 
 def test_when_it_is_over_there_is_nothing_to_draw() -> None:
     now = NOON + 20 * DAY
-    lines = draw(shown([Actual(now.date(), "relay", "gmail.com", Counts(sent=7))], now=now), Look())
+    lines = draw(shown([Counted("pool:bulk", now.date(), "gmail", Counts(sent=7))], now=now), Look())
     assert lines[2:] == ["", "gmail  7 today, no limit since 2026-12-05"]
 
 
 def test_only_the_busiest_groups_have_charts() -> None:
-    rows = [row for n in range(20) for row in counted(*[Counts(sent=40 - n)] * 9, domain=f"d{n:02}.example")]
-    rows += counted(*[Counts()] * 8, Counts(rejected=100), domain="bad.example")
+    rows = [row for n in range(20) for row in counted(*[Counts(sent=40 - n)] * 9, group=f"d{n:02}")]
+    rows += counted(*[Counts()] * 8, Counts(rejected=100), group="bad")
     lines = draw(shown(rows), Look())
     assert [line.split()[0] for line in lines if "no limit from" in line] == [
-        "d00.example",
-        "d01.example",
-        "d02.example",
+        "d00",
+        "d01",
+        "d02",
     ]
     below = lines[lines.index("other groups today") :]
-    assert [line.split()[0] for line in below[2:5]] == ["!", "d03.example", "d04.example"]
-    assert "! bad.example: 100 of 100 messages bounced or were refused: 100 %, more than 5 %" in below
+    assert [line.split()[0] for line in below[2:5]] == ["!", "d03", "d04"]
+    assert "! bad: 100 of 100 messages bounced or were refused: 100 %, more than 5 %" in below
     assert "  and 8 more, with 196 messages" in below
 
 
 def test_long_schedules_show_their_last_days() -> None:
     long = Schedule(begin=date(2026, 1, 1), days=tuple(range(1, 366)))
-    lines = draw(read("provider", "relay", long, NOON, [], Groups()), Look())
+    lines = draw(read("provider", "relay", long, NOON, []), Look())
     assert "  the first 309 days are not shown" in lines
     assert len([line for line in lines if " Nov " in line]) == 22
 
@@ -534,7 +437,9 @@ counts = st.builds(
 )
 def test_every_line_fits(days: list[Counts], width: int, blocks: bool, after: int, domains: bool) -> None:
     now = datetime(2026, 11, 18, 12, tzinfo=UTC) + after * DAY
-    rows = [row for name in ("gmail.com", "a.example", "b.example", "c.example") for row in counted(*days, domain=name)]
+    rows = [
+        row for name in (("gmail", "yahoo", "icloud", "*") if domains else ("",)) for row in counted(*days, group=name)
+    ]
     drawn = shown(rows, now=now, domains=domains, overflow=("warm", "other"))
     lines = draw(drawn, Look(width=width, blocks=blocks))
     used = [share for line in lines for share in re.findall(r"(\d+) %", line)]
@@ -551,22 +456,13 @@ def test_every_line_fits(days: list[Counts], width: int, blocks: bool, after: in
 class Terminal:
     """`mailerd warmup show` without a file and without a database."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: list[Actual], **tables: list[Any]) -> None:
-        config = SimpleNamespace(domain=[], **{"pool": [], "provider": []} | tables)
-        loaded = SimpleNamespace(resolved=SimpleNamespace(config=config))
-        self.asked: list[tuple[Sequence[str], datetime, str]] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: list[Counted], config: Config) -> None:
+        async def counted(session: object, schedules: Sequence[str]) -> tuple[datetime, list[Counted]]:
+            return NOON, [row for row in rows if row.schedule in schedules]
 
-        async def actual(session: object, providers: Sequence[str], begin: datetime, zone: str) -> list[Actual]:
-            self.asked.append((providers, begin, zone))
-            return [row for row in rows if row.provider in providers]
-
-        async def clock(session: object) -> datetime:
-            return NOON
-
-        monkeypatch.setattr(cli, "load_config", lambda ctx: loaded)
+        monkeypatch.setattr(cli, "load_config", lambda ctx: SimpleNamespace(resolved=Resolved(config)))
         monkeypatch.setattr(cli, "with_database", lambda ctx, work: asyncio.run(work(None)))
-        monkeypatch.setattr(cli, "actual", actual)
-        monkeypatch.setattr(cli, "clock", clock)
+        monkeypatch.setattr(cli, "counted", counted)
 
     def __call__(self, *arguments: str, code: int = 0, **env: str) -> str:
         result = CliRunner().invoke(cli.warmup, ["show", *arguments], env=env)
@@ -574,25 +470,20 @@ class Terminal:
         return result.output
 
 
-def table(name: str, warmup: object = None, **more: object) -> Any:
-    return SimpleNamespace(name=name, warmup=warmup, **more)
-
-
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    return Terminal(
-        monkeypatch,
-        counted(*USUAL),
-        pool=[
-            table("bulk", section(begin="2026-11-18", zone="Asia/Tokyo"), providers=("relay", "second")),
-            table("plain", providers=("relay",)),
-        ],
-        provider=[
-            table("relay@192.0.2.1", section(begin="2026-12-01")),
-            table("relay@192.0.2.2", section(begin="2026-12-01")),
-            table("second"),
-        ],
+    later = Warmup(begin="2026-12-01")
+    config = Config(
+        pool=(
+            Pool(name="bulk", providers=("relay", "second"), warmup=Warmup(begin="2026-11-18", zone="Asia/Tokyo")),
+            Pool(name="plain", providers=("relay",)),
+        ),
+        provider=(
+            Provider(name="relay", source=("192.0.2.1", "192.0.2.2"), warmup=later),
+            Provider(name="second"),
+        ),
     )
+    return Terminal(monkeypatch, counted(*USUAL), config)
 
 
 def test_the_command_shows_all_plans(terminal: Terminal) -> None:
@@ -602,8 +493,6 @@ def test_the_command_shows_all_plans(terminal: Terminal) -> None:
     assert "\n\nprovider relay@192.0.2.1" in output
     assert "\x1b" not in output
     assert 90 <= max(map(len, output.splitlines())) <= 100
-    # Those that have not begun ask for nothing.
-    assert terminal.asked == [(("relay", "second"), datetime(2026, 11, 17, 15, tzinfo=UTC), "Asia/Tokyo")]
 
 
 @pytest.mark.parametrize(
@@ -656,6 +545,6 @@ def test_json_has_all_groups_and_days(terminal: Terminal) -> None:
 
 
 def test_without_any_plan_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = Terminal(monkeypatch, [], provider=[table("relay")])
+    bare = Terminal(monkeypatch, [], Config(provider=(Provider(name="relay"),)))
     assert bare() == "no pool and no provider has a `warmup`\n"
     assert json.loads(bare("--json")) == []

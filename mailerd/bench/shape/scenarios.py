@@ -110,12 +110,12 @@ def _never_above(times: Times, limit: float, text: str) -> Promise:
 async def blocked_domain(rig: Rig, long: bool) -> Outcome:
     """One domain at 20 a second with a great many rows waiting; the others are free."""
     rig.sink("sink")
-    rows, waiting = (60_000, 2_000_000) if long else (20_000, 200_000)
+    rows, waiting = (240_000, 2_000_000) if long else (20_000, 200_000)
     limited = _GROUP.format(rate="20/s")
     speeds: dict[bool, list[float]] = {False: [], True: []}
     waits: list[float] = []
     slow = 0.0
-    for blocked in (False, True) * (4 if long else 1):
+    for blocked in (False, True) * (3 if long else 1):
         if blocked:
             await rig.bulk(waiting, domain=BULK_DOMAIN)
         await rig.session.execute(
