@@ -191,8 +191,12 @@ class Lanes:
     def plan(self, room: int, now: float) -> list[Plan]:
         """The next lease: at most `room` rows over at most 256 lanes, with their tokens. The lanes leave the queue until
         `leased`."""
-        if self._parked and now - self._unparked_at >= UNPARK:
-            self._unpark(now)
+        if self._parked:
+            if now - self._unparked_at >= UNPARK:
+                self._unpark(now)
+            else:
+                # Whoever woke us may have brought tokens: they are looked at in a moment, not at the next occasion.
+                self.opens = min(self.opens, self._unparked_at + UNPARK)
         urgent = self.rules.urgent
         taken: list[Lane] = []
         shares: list[int] = []

@@ -208,6 +208,19 @@ def test_a_lane_without_tokens_is_parked_and_holds_up_nobody() -> None:
     assert [plan.lane.domain for plan in lanes.plan(100, 3.0)] == ["d7.example", "d8.example", "d9.example"]
 
 
+def test_tokens_that_come_between_two_looks_are_found_by_a_next_one() -> None:
+    """They may be gone again before the next occasion."""
+    lanes, bucket = Lanes(60), limited(0)
+    lanes.rules = Terms(bucket)
+    lanes.hint(5, "d.example", "", 1.0)
+    assert lanes.plan(10, 1.0) == []
+    assert lanes.plan(10, 2.0) == []  # looks
+    bucket.granted(3, 2.0, 0.0, math.inf, 0.0)
+    assert lanes.plan(10, 2.01) == []  # too soon to look again
+    assert lanes.opens == pytest.approx(2.0 + module.UNPARK)
+    assert [plan.quota for plan in lanes.plan(10, lanes.opens)] == [3]
+
+
 def test_lanes_of_one_limit_share_it_by_weight() -> None:
     lanes, bucket = Lanes(60), limited(0)
     lanes.rules = Terms(bucket)
