@@ -192,9 +192,10 @@ from = "Oak & Wool <orders@shop.example>"
     # -- meanwhile -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def urgent(self) -> AsyncIterator[None]:
-        """Transactional messages, one by one, while the block runs; `waits` has how long each took."""
-        task = asyncio.create_task(self._trickle())
+    async def urgent(self, pace: float = TRICKLE) -> AsyncIterator[None]:
+        """Transactional messages, `pace` a second, while the block runs; `waits` has how long each took."""
+        before = set(self._sent)
+        task = asyncio.create_task(self._trickle(pace))
         try:
             yield
         finally:
@@ -207,9 +208,11 @@ from = "Oak & Wool <orders@shop.example>"
             if self._sent.keys() <= at.keys():
                 break
             await asyncio.sleep(0.2)
-        self.waits = [at.get(id_, float("inf")) - committed for id_, committed in self._sent.items()]
+        self.waits = [
+            at.get(id_, float("inf")) - committed for id_, committed in self._sent.items() if id_ not in before
+        ]
 
-    async def _trickle(self) -> None:
+    async def _trickle(self, pace: float) -> None:
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self.postgres.url)
         try:
             number = 0
@@ -220,7 +223,7 @@ from = "Oak & Wool <orders@shop.example>"
                     f"u{number}@d{number % 20}.urgent.example",
                 )
                 self._sent[id_] = time.monotonic()
-                await asyncio.sleep(1.0 / TRICKLE)
+                await asyncio.sleep(1.0 / pace)
         finally:
             connection.terminate()
 
