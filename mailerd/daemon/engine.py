@@ -31,7 +31,8 @@ from mailerd.flow.limits import Limits
 from mailerd.flow.rules import RuleError, Rules, load
 from mailerd.flow.warming import Warming
 from mailerd.message import Failure, Outcome, OutcomeKind
-from mailerd.smtp.pool import ConnectionBudget, SinkPool, SmtpPool, make_pool
+from mailerd.smtp.budget import ConnectionBudget, share
+from mailerd.smtp.pool import SinkPool, SmtpPool, make_pool
 from mailerd.smtp.timing import Timing
 from mailerd.store.instances import Paused, ProviderState, Shared
 from mailerd.web.health import Health
@@ -181,11 +182,15 @@ class Engine:
 
     def share(self, shared: Shared) -> None:
         """What the heartbeat brought: the number of instances and what is paused."""
+        some = False
         for name, provider in self.resolved.providers.items():
-            # Connections across instances: floor(cap / live instances), and no more than the others leave; at least
-            # one, so that no instance sits on what it has leased.
-            free = provider.connections - shared.others.get(name, 0)
-            self._budgets[name].cap = max(1, min(provider.connections // shared.instances, free))
+            budget = self._budgets[name]
+            others = shared.others.get(name, 0)
+            cap = share(provider.connections, shared.instances, others=others, held=budget.total)
+            some |= cap > budget.cap == 0
+            budget.cap = cap
+        if some:
+            self._granted(False)
         self.limits.share(shared.instances)
         self._mint.share(shared.instances)
         self._feedback.share(shared.instances)

@@ -251,7 +251,7 @@ class Pipeline:
         self.backlog.low = self._depth // 2
         waiting = self.backlog.waiting + self._admission.waiting
         self._short_until = math.inf
-        if not self.lanes or waiting > self.backlog.low or self._unsettled.full:
+        if not self.lanes or waiting > self.backlog.low or self._unsettled.full or not self.route.reachable:
             return False
         if self.backlog.octets >= self._config.limits.memory or not self._health.checks["partitions"][0]:
             return (

@@ -132,6 +132,11 @@ class Route:
         self._timer_at = math.inf
         self.wake()
 
+    @property
+    def reachable(self) -> bool:
+        """Is there a connection, or may one be opened? Else what is leased would only wait here."""
+        return any(way.feed.may_send and way.pool.reachable for way in self._ways)
+
     def room(self, now: float) -> float:
         """Messages that the providers may take within a moment, as far as their own limits go; inf without any."""
         return sum(way.feed.room(now) for way in self._ways if way.feed.may_send)

@@ -11,10 +11,17 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ConnectionBudget"]
+__all__ = ["ConnectionBudget", "share"]
 
 
 URGENT: Final = 10  # one connection in so many is kept for the most urgent stream
+
+
+def share(connections: int, instances: int, *, others: int, held: int) -> int:
+    """What one of so many instances may have of a provider's `connections`: its part, and at least one; but no more than
+    the `others` have left over. What it has (`held`) and what is its part it keeps, or two that came at once would both
+    give way. A newcomer may have none for a moment, until the others have given up some."""
+    return min(max(1, connections // instances), max(connections - others, held, 0))
 
 
 class ConnectionBudget:

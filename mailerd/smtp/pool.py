@@ -104,6 +104,11 @@ class SmtpPool:
             and self._growth.state == "closed"
         )
 
+    @property
+    def reachable(self) -> bool:
+        """Has it a connection, or may it open one?"""
+        return self._budget.cap > 0 or bool(self._connections or self._opening)
+
     def counts(self) -> dict[str, int]:
         """Connections by state."""
         connecting = self._unready + len(self._opening)

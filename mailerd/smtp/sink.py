@@ -34,6 +34,10 @@ class SinkPool:
         self._ending = False
 
     @property
+    def reachable(self) -> bool:
+        return True
+
+    @property
     def eager(self) -> bool:
         """It takes what it is given, in turns of its own."""
         return not self._ending

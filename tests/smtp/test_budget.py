@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailerd.smtp.budget import ConnectionBudget
+from mailerd.smtp.budget import ConnectionBudget, share
 
 
 def budget(cap: int, *streams: str) -> ConnectionBudget:
@@ -120,3 +120,32 @@ def test_never_over_the_cap_that_holds(cap: int, steps: list[tuple[str, str, int
         assert all(b.held(s) >= 0 for s in "abc")
         if b.must_yield(stream):
             assert b.held(stream) > 0
+
+
+def test_a_newcomer_waits_for_what_the_others_have_not_given_up_yet() -> None:
+    assert share(24, 2, others=24, held=0) == 0
+    assert share(24, 2, others=23, held=0) == 1
+    assert share(24, 2, others=12, held=0) == 12
+    assert share(24, 2, others=0, held=0) == 12
+    assert share(24, 2, others=0, held=24) == 12  # who has more than its part gives it up
+    assert share(24, 1, others=0, held=0) == 24
+    assert share(1, 3, others=1, held=0) == 0
+    assert share(1, 3, others=1, held=1) == 1  # or both would give way, again and again
+
+
+@given(st.integers(1, 100), st.integers(1, 5), st.lists(st.integers(0, 4), max_size=60))
+def test_instances_that_take_turns_never_have_more_than_there_are(
+    connections: int, instances: int, turns: list[int]
+) -> None:
+    """Each, when its heartbeat comes, knows what the others have, takes what it may, and gives up what it must."""
+    has = [connections] + [0] * (instances - 1)
+    for turn in turns:
+        me = turn % instances
+        others = sum(has) - has[me]
+        has[me] = share(connections, instances, others=others, held=has[me])
+        assert sum(has) <= connections
+    for me in list(range(instances)) * 2:
+        has[me] = share(connections, instances, others=sum(has) - has[me], held=has[me])
+    assert sum(has) <= connections
+    if connections >= instances:
+        assert has == [connections // instances] * instances
