@@ -13,7 +13,6 @@ LATER: dict[str, str] = {
     "public": "tracking, unsubscribe and webhook pages",
     "webhook": "outgoing webhooks",
     "pool.warmup": "warm-up schedules",
-    "identity.dkim": "DKIM signing",
 }
 
 # Key path -> values of a choice that are reserved.

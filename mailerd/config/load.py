@@ -140,6 +140,9 @@ def _flatten(table: Section, words: str, path: KeyPath) -> Iterator[tuple[str, K
             yield from _flatten(value, below, (*path, key.name))
         elif key.kind == "tables":
             for index, element in enumerate(value):
-                yield from _flatten(element, f"{below}.{element.name}", (*path, key.name, index))
+                name = getattr(element, "name", None)
+                yield from _flatten(
+                    element, f"{below}.{name}" if name else f"{below}[{index}]", (*path, key.name, index)
+                )
         else:
             yield below, (*path, key.name), key, value

@@ -243,6 +243,9 @@ class Stream(Section, frozen=True, kw_only=True):
         int, Meta(ge=1, le=10_000, description="Most connections this stream uses at one provider.")
     ] = 20
     dedup_window: Annotated[Duration, Meta(description="How long a dedup_key is remembered.")] = D(86400)
+    require_dkim: Annotated[
+        bool, Meta(description="Send nothing of this stream that no DKIM key of its sender can sign.")
+    ] = False
     ageing: Annotated[
         Duration,
         Meta(
@@ -414,6 +417,37 @@ class Campaign(Section, frozen=True, kw_only=True):
     weight: Annotated[int, Meta(ge=1, le=1000, description="Its share against the 1 of the others.")] = 1
 
 
+class Dkim(Section, frozen=True, kw_only=True):
+    """A key that signs the mail of the identity above it (DKIM): RSA, and an Ed25519 key beside it if you like. The domain
+    of a message's From chooses among several. `mailerd dkim new` makes a key and prints its DNS record."""
+
+    domain: Annotated[
+        str | None,
+        Meta(
+            description="`d=`: the domain of `from`, which is the default, or one above it.",
+            examples=["example.org"],
+        ),
+    ] = None
+    selector: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$",
+            description="`s=`: the record is SELECTOR._domainkey.DOMAIN.",
+            examples=["mailerd1"],
+            extra={"words": "letters, digits, `-` and `.`, as in a host name"},
+        ),
+    ]
+    key: Annotated[
+        str | None,
+        Meta(
+            description="PEM file of the private key: RSA of 2048 bits or more, or Ed25519. "
+            "Absent: the systemd credential identity.NAME.dkim.SELECTOR.key.",
+            examples=["dkim.pem"],
+            extra={"path": True},
+        ),
+    ] = None
+
+
 class Identity(Section, frozen=True, kw_only=True):
     """In whose name mail is sent. Rows may name one, or give a mailbox, in `sender`."""
 
@@ -432,6 +466,7 @@ class Identity(Section, frozen=True, kw_only=True):
         str | None,
         Meta(description="Envelope sender; default: the address of `from`.", examples=["bounces@example.org"]),
     ] = None
+    dkim: Annotated[tuple[Dkim, ...], Meta(description="Keys that sign its mail: `[[identity.dkim]]`.")] = ()
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -58,6 +58,9 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         _text(tree, (*path, "from"), identity.sender, values.mailbox)
         _text(tree, (*path, "reply_to"), identity.reply_to, values.mailbox)
         _text(tree, (*path, "return_path"), identity.return_path, lambda text: values.mailbox(text, bare=True))
+        if identity.dkim:
+            _dkim(tree, path, identity)
+    _signed_streams(tree)
     _proportions(tree)
     if require_provider and not tree.data.get("provider"):
         tree.problem(("provider",), "there is no [[provider]]: name at least one to send through")
@@ -114,6 +117,58 @@ def _provider(tree: Tree, path: Path, provider: Provider) -> None:
         tree.problem((*path, "password"), "is given without `username`")
     if provider.username is not None and provider.password is None and (*path, "password") not in tree.wrong:
         tree.problem((*path, "username"), "is given without `password`")
+
+
+def _dkim(tree: Tree, path: Path, identity: Identity) -> None:
+    from mailerd.config import dkim  # only where there are keys: reading them costs an import of 50 ms
+
+    domains: list[str] = []
+    seen: dict[tuple[str, str], Path] = {}
+    for index, one in enumerate(identity.dkim):
+        at = (*path, "dkim", index)
+        domain = one.domain
+        if domain is None and (*path, "from") not in tree.wrong:
+            domain = values.mailbox(identity.sender).rpartition("@")[2]
+        try:
+            domain = dkim.a_label(values.host(domain or ""))
+            if "." not in domain or ":" in domain:
+                raise ValueError("must be a domain, as in `example.org`")
+        except ValueError as wrong:
+            if one.domain is not None and (*at, "domain") not in tree.wrong:
+                tree.problem((*at, "domain"), str(wrong))
+            domain = ""
+        domains.append(domain)
+        if (*at, "key") in tree.wrong:
+            continue
+        if one.key is None:
+            credential = f"identity.{identity.name}.dkim.{one.selector}.key"
+            tree.problem((*at, "key"), f"must be given, or be the systemd credential {credential}")
+            continue
+        try:
+            kind = domain, dkim.algorithm(dkim.read_key(one.key))
+        except ValueError as wrong:
+            tree.problem((*at, "key"), str(wrong))
+            continue
+        if kind in seen:
+            line = tree.line(seen[kind])
+            where = f" (line {line})" if line else ""
+            tree.problem(at, f"there is another {kind[1]} key for {domain}{where}: one signs, the others are published")
+        seen.setdefault(kind, at)
+    if (*path, "from") in tree.wrong or not all(domains):
+        return
+    sender = dkim.a_label(values.mailbox(identity.sender).rpartition("@")[2])
+    if not any(dkim.aligned(domain, sender) for domain in domains):
+        tree.problem((*path, "dkim"), f"no key is of {sender}, the domain of `from`, or of one above it")
+
+
+def _signed_streams(tree: Tree) -> None:
+    identities = {identity.name: identity for _, identity in tree.tables(Identity)}
+    for path, stream in tree.tables(Stream):
+        if stream.require_dkim and (*path, "identity") not in tree.wrong:
+            identity = identities[stream.identity] if stream.identity else next(iter(identities.values()), None)
+            if identity is None or not identity.dkim:
+                words = f"identity `{identity.name}` has no" if identity else "there is no identity with a"
+                tree.problem((*path, "require_dkim"), f"{words} [[identity.dkim]] key: its mail could not be sent")
 
 
 LEAST_TTL = 5.0
