@@ -110,6 +110,11 @@ class Composer:
         except Exception as e:
             raise Failure(f"internal error: {type(e).__name__}: {clean(str(e), 300)}", "internal") from e
 
+    @property
+    def signing(self) -> bool:
+        """Is there any key?"""
+        return bool(self._keys)
+
     def signs(self, job: Job) -> bool:
         """Will its message be signed? Then composing it takes long enough to want a thread."""
         if not self._keys:

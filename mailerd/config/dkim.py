@@ -1,4 +1,4 @@
-"""DKIM keys as the file names them: read, and refused where receivers would refuse what they sign.
+"""DKIM keys as files: made, read, and refused where receivers would refuse what they sign.
 
 Here, and not beside the signer, since a key that cannot be used is a problem of the configuration, with a file and a
 line. A message never repeats anything of a key. Keys that need a passphrase are not taken: nobody is there to type it.
@@ -6,13 +6,16 @@ line. A message never repeats anything of a key. Keys that need a passphrase are
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import idna
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-__all__ = ["PrivateKey", "a_label", "aligned", "algorithm", "read_key"]
+__all__ = ["PrivateKey", "a_label", "algorithm", "aligned", "new_key", "read_key", "write_key"]
 
 PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 
@@ -44,11 +47,29 @@ def read_key(path: str) -> PrivateKey:
         if key.key_size < LEAST_BITS:
             raise ValueError(f"{path} is an RSA key of {key.key_size} bits: receivers want {LEAST_BITS} or more")
         if key.key_size > MOST_BITS:
-            raise ValueError(f"{path} is an RSA key of {key.key_size} bits: receivers need not take more than {MOST_BITS}")
+            raise ValueError(
+                f"{path} is an RSA key of {key.key_size} bits: receivers need not take more than {MOST_BITS}"
+            )
         return key
     if isinstance(key, Ed25519PrivateKey):
         return key
     raise ValueError(f"{path} is neither an RSA nor an Ed25519 key")
+
+
+def new_key(*, ed25519: bool = False) -> PrivateKey:
+    """A key of 2048 bits: larger ones make records that some name servers cannot hold, and are four times as slow."""
+    return Ed25519PrivateKey.generate() if ed25519 else generate_private_key(65537, LEAST_BITS)
+
+
+def write_key(path: str | Path, key: PrivateKey) -> None:
+    """Writes `key` into a new file that only its owner may read. Raises FileExistsError, and other OSErrors."""
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(file, "wb") as out:
+        os.fchmod(file, 0o600)  # also where the umask takes more away than that
+        out.write(pem)
+        out.flush()
+        os.fsync(file)
 
 
 def algorithm(key: PrivateKey) -> str:

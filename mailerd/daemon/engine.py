@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mailerd.compose.composer import Composer
@@ -38,6 +40,7 @@ __all__ = ["Engine", "reply_rules"]
 log = logging.getLogger("mailerd.engine")
 
 REGROUP = 1.0  # seconds between times when all lanes look their limits up again
+MOST_THREADS = 4  # that sign
 TICK = 0.25  # seconds between looks at deadlines of connections
 
 
@@ -59,6 +62,8 @@ class Engine:
         self._metrics = metrics
         self._budgets = budgets
         composer = Composer(config)
+        # More threads than cores would only take turns; a thread holds the interpreter for a third of its time.
+        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS), "sign") if composer.signing else None
         self.pipelines: dict[str, Pipeline] = {}
         self._pools: list[SmtpPool | SinkPool] = []
         for provider in config.provider:
@@ -86,6 +91,7 @@ class Engine:
                 unsettled=unsettled,
                 metrics=metrics,
                 health=health,
+                threads=self._threads,
                 on_lane=self._roller.ask if self._roller else None,
             )
             self.pipelines[stream.name] = pipeline
@@ -230,6 +236,8 @@ class Engine:
             await self._mint.close()
             for pipeline in self.pipelines.values():
                 await pipeline.close()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
 
     def abort(self) -> None:
         for pipeline in self.pipelines.values():
