@@ -309,7 +309,10 @@ class Composer:
 
 
 def _from_domain(content: bytes) -> str:
-    """The domain of a complete message's From, as DMARC looks at it; '' unless that is one field with one mailbox."""
+    """The domain of a complete message's From, as DMARC looks at it; '' unless that is one field with one mailbox, or
+    where a field in front would be folded into the first line."""
+    if content.startswith((b" ", b"\t")):
+        return ""
     values = [value for name, value in relaxed_fields(split(content)[0]) if name == b"from"]
     try:
         (value,) = values
