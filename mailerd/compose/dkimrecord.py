@@ -61,9 +61,10 @@ def compare(key: Key, published: Sequence[str]) -> Verdict:
         tags = _tags(published[0])
     except ValueError as wrong:
         return Verdict((f"the record at {name(key)} cannot be read: {wrong}; publish: {record(key.private)}",))
-    faults, remarks = [], []
     if "v" in tags and (tags["v"] != "DKIM1" or next(iter(tags)) != "v"):
-        faults.append("its v= is not DKIM1, in front of everything")
+        words = f"does not begin with v=DKIM1: {published[0][:40]!a}; publish: {record(key.private)}"
+        return Verdict((f"the record at {name(key)} {words}",))
+    faults, remarks = [], []
     kind, octets = _public(key.private)
     there = tags.get("k", "rsa")
     if there != kind:

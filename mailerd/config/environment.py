@@ -146,12 +146,12 @@ def _credentials(tree: Tree, env: Mapping[str, str], names: _Names) -> None:
 
 
 def _signing_keys(tree: Tree) -> dict[str, Path]:
-    """The credentials that stand in for `key` of an [[identity.dkim]] that has none: identity.NAME.dkim.SELECTOR.key."""
+    """The credentials that stand in for `key` of an [[identity.dkim]]: identity.NAME.dkim.SELECTOR.key."""
     found: dict[str, Path] = {}
     for name, path in tree.names("identity").items():
         raw = tree.data["identity"][path[1]].get("dkim")
         for index, table in enumerate(raw if isinstance(raw, list) else ()):
-            if isinstance(table, dict) and "key" not in table and isinstance(table.get("selector"), str):
+            if isinstance(table, dict) and isinstance(table.get("selector"), str):
                 found[f"identity.{name}.dkim.{table['selector']}.key"] = (*path, "dkim", index, "key")
     return found
 

@@ -441,7 +441,7 @@ class Dkim(Section, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="PEM file of the private key: RSA of 2048 bits or more, or Ed25519. "
-            "Absent: the systemd credential identity.NAME.dkim.SELECTOR.key.",
+            "A systemd credential identity.NAME.dkim.SELECTOR.key serves, too.",
             examples=["dkim.pem"],
             extra={"path": True},
         ),

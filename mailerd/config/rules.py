@@ -122,21 +122,23 @@ def _provider(tree: Tree, path: Path, provider: Provider) -> None:
 def _dkim(tree: Tree, path: Path, identity: Identity) -> None:
     from mailerd.config import dkim  # only where there are keys: reading them costs an import of 50 ms
 
+    try:
+        sender = dkim.a_label(values.mailbox(identity.sender).rpartition("@")[2])
+    except ValueError:
+        sender = ""  # then `from` is wrong, or soon will be: the composer says how
     domains: list[str] = []
     seen: dict[tuple[str, str], Path] = {}
     for index, one in enumerate(identity.dkim):
         at = (*path, "dkim", index)
-        domain = one.domain
-        if domain is None and (*path, "from") not in tree.wrong:
-            domain = values.mailbox(identity.sender).rpartition("@")[2]
+        domain = ""
         try:
-            domain = dkim.a_label(values.host(domain or ""))
-            if "." not in domain or ":" in domain:
+            domain = dkim.a_label(values.host(sender if one.domain is None else one.domain))
+            if "." not in domain or ":" in domain or domain.rpartition(".")[2].isdigit():
                 raise ValueError("must be a domain, as in `example.org`")
         except ValueError as wrong:
-            if one.domain is not None and (*at, "domain") not in tree.wrong:
-                tree.problem((*at, "domain"), str(wrong))
             domain = ""
+            if not {(*at, "domain"), (*path, "from")} & tree.wrong:
+                tree.problem((*at, "domain"), str(wrong))
         domains.append(domain)
         if (*at, "key") in tree.wrong:
             continue
@@ -152,12 +154,9 @@ def _dkim(tree: Tree, path: Path, identity: Identity) -> None:
         if kind in seen:
             line = tree.line(seen[kind])
             where = f" (line {line})" if line else ""
-            tree.problem(at, f"there is another {kind[1]} key for {domain}{where}: one signs, the others are published")
+            tree.problem(at, f"there is another {kind[1]} key for {domain}{where}: one may sign")
         seen.setdefault(kind, at)
-    if (*path, "from") in tree.wrong or not all(domains):
-        return
-    sender = dkim.a_label(values.mailbox(identity.sender).rpartition("@")[2])
-    if not any(dkim.aligned(domain, sender) for domain in domains):
+    if sender and all(domains) and not any(dkim.aligned(domain, sender) for domain in domains):
         tree.problem((*path, "dkim"), f"no key is of {sender}, the domain of `from`, or of one above it")
 
 
