@@ -44,13 +44,10 @@ def new(domain: str, selector: str | None, ed25519: bool, out: Path | None, as_j
     """
     from mailerd.compose.dkim import Key
     from mailerd.compose.dkimrecord import name, record, strings, zone_line
-    from mailerd.config.dkim import a_label, new_key, write_key
-    from mailerd.config.values import host
+    from mailerd.config.dkim import new_key, signing_domain, write_key
 
     try:
-        domain = a_label(host(domain))
-        if "." not in domain or ":" in domain:
-            raise ValueError("must be a domain, as in `example.org`")
+        domain = signing_domain(domain)
     except ValueError as wrong:
         raise click.UsageError(f"--domain {domain}: {wrong}") from None
     if selector is None:

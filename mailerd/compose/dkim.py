@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from mailerd.config.dkim import PrivateKey, a_label, algorithm, read_key
+from mailerd.config.dkim import PrivateKey, algorithm, read_key, signing_domain
 from mailerd.config.model import Identity
 from mailerd.config.values import mailbox
 from mailerd.message import Failure
@@ -79,7 +79,7 @@ def keys_of(identity: Identity) -> tuple[Key, ...]:
     keys = []
     for dkim in identity.dkim:
         try:
-            domain = a_label(dkim.domain or mailbox(identity.sender).rpartition("@")[2])
+            domain = signing_domain(dkim.domain or mailbox(identity.sender).rpartition("@")[2])
             keys.append(Key(domain, dkim.selector, read_key(dkim.key or "")))
         except ValueError as wrong:
             raise Failure(f"identity {identity.name}: dkim {dkim.selector}: {wrong}", "configuration") from None

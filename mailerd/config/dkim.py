@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-__all__ = ["PrivateKey", "a_label", "algorithm", "aligned", "new_key", "read_key", "write_key"]
+from mailerd.config import values
+
+__all__ = ["PrivateKey", "algorithm", "aligned", "new_key", "read_key", "signing_domain", "write_key"]
 
 PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 
@@ -77,22 +79,22 @@ def algorithm(key: PrivateKey) -> str:
     return "rsa-sha256" if isinstance(key, RSAPrivateKey) else "ed25519-sha256"
 
 
-def a_label(domain: str) -> str:
-    """A domain as the DNS and `d=` write it: small letters, A-labels. Raises ValueError."""
-    domain = domain.removesuffix(".")
+def signing_domain(text: str) -> str:
+    """A domain as `d=` writes it: small letters, A-labels. Raises ValueError with words for behind a key path."""
+    domain = values.host(text).removesuffix(".")
     if not domain.isascii():
-        if len(domain) > 253:  # before idna, whose work grows with the square of it
-            raise ValueError("is longer than a domain may be")
         try:
             domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
         except UnicodeError as wrong:  # idna.IDNAError among them
             raise ValueError(f"is a domain that IDNA does not allow ({wrong})") from None
+    if "." not in domain or ":" in domain or domain.rpartition(".")[2].isdigit():
+        raise ValueError("must be a domain, as in `example.org`")
     return domain.lower()
 
 
 def aligned(signing: str, sender: str) -> bool:
     """Does a signature by the domain `signing` stand for mail From the domain `sender`: the same, or one above it?
 
-    Both as `a_label` gives them. DMARC (RFC 7489 §3.1.1) would also take a sister below the organisation's domain.
+    Both as `signing_domain` gives them. DMARC (RFC 7489 §3.1.1) would also take a sister below the organisation's domain.
     """
     return sender == signing or sender.endswith(f".{signing}")

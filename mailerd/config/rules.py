@@ -123,22 +123,21 @@ def _dkim(tree: Tree, path: Path, identity: Identity) -> None:
     from mailerd.config import dkim  # only where there are keys: reading them costs an import of 50 ms
 
     try:
-        sender = dkim.a_label(values.mailbox(identity.sender).rpartition("@")[2])
+        sender = dkim.signing_domain(values.mailbox(identity.sender).rpartition("@")[2])
     except ValueError:
-        sender = ""  # then `from` is wrong, or soon will be: the composer says how
+        sender = ""
     domains: list[str] = []
     seen: dict[tuple[str, str], Path] = {}
     for index, one in enumerate(identity.dkim):
         at = (*path, "dkim", index)
         domain = ""
         try:
-            domain = dkim.a_label(values.host(sender if one.domain is None else one.domain))
-            if "." not in domain or ":" in domain or domain.rpartition(".")[2].isdigit():
-                raise ValueError("must be a domain, as in `example.org`")
+            domain = dkim.signing_domain(sender if one.domain is None else one.domain)
         except ValueError as wrong:
-            domain = ""
             if not {(*at, "domain"), (*path, "from")} & tree.wrong:
-                tree.problem((*at, "domain"), str(wrong))
+                tree.problem(
+                    (*at, "domain"), str(wrong) if one.domain else "must be given: `from` has none that could be"
+                )
         domains.append(domain)
         if (*at, "key") in tree.wrong:
             continue
@@ -151,7 +150,7 @@ def _dkim(tree: Tree, path: Path, identity: Identity) -> None:
         except ValueError as wrong:
             tree.problem((*at, "key"), str(wrong))
             continue
-        if kind in seen:
+        if domain and kind in seen:
             line = tree.line(seen[kind])
             where = f" (line {line})" if line else ""
             tree.problem(at, f"there is another {kind[1]} key for {domain}{where}: one may sign")

@@ -93,9 +93,9 @@ def test_what_is_wrong_is_one_line(folder: Path, dkim: dict[str, str], expected:
 @pytest.mark.parametrize(
     ("sender", "expected"),
     [
-        ("a@[192.0.2.1]", "5: identity.shop.dkim[0].domain: is no host name or address"),
-        ("a@192.0.2.1", "5: identity.shop.dkim[0].domain: must be a domain, as in `example.org`"),
-        ("a@localhost", "5: identity.shop.dkim[0].domain: must be a domain, as in `example.org`"),
+        ("a@[192.0.2.1]", "5: identity.shop.dkim[0].domain: must be given: `from` has none that could be"),
+        ("a@192.0.2.1", "5: identity.shop.dkim[0].domain: must be given: `from` has none that could be"),
+        ("a@localhost", "5: identity.shop.dkim[0].domain: must be given: `from` has none that could be"),
         ("nobody", "3: identity.shop.from: is no mailbox: write `shop@example.org` or `Shop <shop@example.org>`"),
     ],
 )
