@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from mailerd.daemon.mint import Mint
 from mailerd.daemon.mx import MxRoller
 from mailerd.daemon.pipeline import Pipeline
 from mailerd.daemon.scout import Scout
+from mailerd.daemon.signing import THREADS
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.flow.limits import Limits
 from mailerd.flow.rules import RuleError, Rules, load
@@ -40,7 +40,6 @@ __all__ = ["Engine", "reply_rules"]
 log = logging.getLogger("mailerd.engine")
 
 REGROUP = 1.0  # seconds between times when all lanes look their limits up again
-MOST_THREADS = 4  # that sign
 TICK = 0.25  # seconds between looks at deadlines of connections
 
 
@@ -62,8 +61,7 @@ class Engine:
         self._metrics = metrics
         self._budgets = budgets
         composer = Composer(config)
-        # More threads than cores would only take turns; a thread holds the interpreter for a third of its time.
-        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS), "sign") if composer.signing else None
+        self._threads = ThreadPoolExecutor(THREADS, "sign") if composer.signing else None
         self.pipelines: dict[str, Pipeline] = {}
         self._pools: list[SmtpPool | SinkPool] = []
         for provider in config.provider:

@@ -12,6 +12,7 @@ waits for behind others is some milliseconds for each.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -19,10 +20,12 @@ from concurrent.futures import Executor
 from mailerd.daemon.backlog import LARGE, Backlog, Composes, compose
 from mailerd.message import Failure, Job, Outgoing
 
-__all__ = ["Signing"]
+__all__ = ["THREADS", "Signing"]
 
+# More threads would only take turns: each holds the interpreter for a fifth of its time, and so does the event loop.
+THREADS = min(os.cpu_count() or 1, 4)
 BATCH = 8  # messages a thread composes before it says so: about 3 ms
-AT_ONCE = 2  # batches of one stream in the threads
+AT_ONCE = THREADS + 1  # batches of one stream: none of the threads waits for the loop to bring the next
 
 
 class Signing:
@@ -47,8 +50,8 @@ class Signing:
         self._more.set()
 
     def empty(self) -> list[Job]:
-        """Takes out everything, for giving it back; what a thread has just now, too: its result will be dropped."""
-        jobs = [*self._busy.values(), *(job for queue in self._queues for job in queue)]
+        """Takes out what is still ours, for giving it back; what a thread has just now, too: its result will be dropped."""
+        jobs = [job for jobs in (self._busy.values(), *self._queues) for job in jobs if self._ours(job)]
         self._busy.clear()
         for queue in self._queues:
             queue.clear()

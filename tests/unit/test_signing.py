@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -57,8 +57,7 @@ class Rig:
             self.backlog.held[job.id] = job
         self.signing.put(jobs)
 
-    async def until(self, condition: object) -> None:
-        assert callable(condition)
+    async def until(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + 10
         while not condition():
             assert time.monotonic() < end
@@ -120,13 +119,14 @@ async def test_a_batch_is_no_larger_than_a_large_message(rig: Rig) -> None:
 
 
 async def test_what_was_lost_meanwhile_is_dropped(rig: Rig) -> None:
-    rig.put(*(job(n) for n in range(1, 4 * BATCH + 1)))
+    last = (AT_ONCE + 1) * BATCH
+    rig.put(*(job(n) for n in range(1, last + 1)))
     await rig.until(lambda: rig.composer.composed)
-    rig.backlog.lost([1, 2, 4 * BATCH])  # two in a thread, one that waits
+    rig.backlog.lost([1, 2, last])  # two in a thread, one that waits
     rig.composer.open()
     await rig.until(lambda: not rig.signing.waiting)
-    assert rig.backlog.waiting == 4 * BATCH - 3
-    assert 4 * BATCH not in rig.composer.composed
+    assert rig.backlog.waiting == last - 3
+    assert last not in rig.composer.composed
     assert not {1, 2} & rig.backlog.prepared.keys()
 
 
@@ -134,8 +134,12 @@ async def test_what_is_given_back_while_a_thread_has_it_does_not_come_in(rig: Ri
     first = job(1)
     rig.put(first, job(2))
     await rig.until(lambda: rig.composer.composed)
+    rig.put(job(3))
+    rig.backlog.lost([3])
+    rig.put(again_3 := job(3, token=2))  # leased again; what was lost is not given back in its place
     back = rig.signing.empty()
-    assert [j.id for j in back] == [1, 2]
+    assert [j.id for j in back] == [1, 2, 3]
+    assert back[2] is again_3
     assert (rig.signing.waiting, rig.signing.octets) == (0, 0)
     for j in back:
         del rig.backlog.held[j.id]
