@@ -60,7 +60,7 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong.lines(), Exit.CONFIG) from None
     wrong_rules, warnings = _rules(loaded.config)
-    warnings += _unverified(loaded.config)
+    warnings += _keys(loaded.config)
     if wrong_rules:
         if as_json:
             problem = {"path": "feedback.rules", "line": None, "message": wrong_rules}
@@ -109,17 +109,23 @@ def _rules(config: Config) -> tuple[str, list[str]]:
     return "", warnings
 
 
-def _unverified(config: Config) -> list[str]:
-    """Warnings about identities whose signatures few receivers can verify."""
-    if not any(identity.dkim for identity in config.identity):
-        return []
-    from mailerd.compose.dkim import keys_of
+def _keys(config: Config) -> list[str]:
+    """Warnings about keys that sign."""
+    warnings: list[str] = []
+    for identity in config.identity:
+        if not identity.dkim:
+            continue
+        from mailerd.compose.dkim import keys_of
 
-    return [
-        f"identity.{identity.name}.dkim: only Ed25519 keys, which most receivers do not verify: add an RSA key"
-        for identity in config.identity
-        if identity.dkim and all(key.algorithm != "rsa-sha256" for key in keys_of(identity))
-    ]
+        if all(key.algorithm != "rsa-sha256" for key in keys_of(identity)):
+            words = "only Ed25519 keys, which most receivers do not verify: add an RSA key"
+            warnings.append(f"identity.{identity.name}.dkim: {words}")
+        warnings += [
+            f"identity.{identity.name}.dkim: everybody on this machine may read {dkim.key} (chmod o-r)"
+            for dkim in identity.dkim
+            if dkim.key and os.stat(dkim.key).st_mode & 0o004
+        ]
+    return warnings
 
 
 def _file(loaded: Loaded) -> str | None:

@@ -59,6 +59,7 @@ SIGNED = (
     "list-archive",
 )
 WIDTH = 76
+FIELDS = 64  # of one message; what has more is nobody's usual mail
 LAYOUTS = 256  # selections of fields whose `h=` is kept: rows with one set of headers have it in common
 
 
@@ -124,18 +125,22 @@ class Signer:
         return b"".join(parts)
 
     def _lay_out(self, names: tuple[bytes, ...]) -> _Layout:
+        places: dict[bytes, list[int]] = {}
+        for i, name in enumerate(names):
+            places.setdefault(name, []).append(i)
         order: list[int] = []
         listed: list[bytes] = []
         for name in (*self._over, *self._once):
-            places = [i for i, found in enumerate(names) if found == name]
-            order += reversed(places)  # RFC 6376 §5.4.2: from the bottom up
-            listed += [name] * len(places)
+            found = places.get(name, [])
+            order += reversed(found)  # RFC 6376 §5.4.2: from the bottom up
+            listed += [name] * len(found)
             if name in self._over:
                 listed.append(name)
         layout = _Layout(tuple(order), tuple([_head(key, listed) for key in self.keys]))
-        if len(self._layouts) >= LAYOUTS:
-            self._layouts = {}  # not cleared: another thread may be looking
-        self._layouts[names] = layout
+        if len(names) <= FIELDS:
+            if len(self._layouts) >= LAYOUTS:
+                self._layouts = {}  # not cleared: another thread may be looking
+            self._layouts[names] = layout
         return layout
 
 

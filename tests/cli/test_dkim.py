@@ -195,7 +195,13 @@ def test_records_that_are_not(zone: Zone, tmp_path: Path, answer: list[list[str]
     assert words in detail
 
 
-def test_a_key_that_few_verify_is_warned_of(zone: Zone, tmp_path: Path) -> None:
+def test_what_is_warned_of(zone: Zone, tmp_path: Path) -> None:
     zone.records = {name: [strings(text)] for name, text in DNS.items()}
     (warning,) = check(tmp_path, "e1")["warnings"]
     assert warning == "identity.shop.dkim: only Ed25519 keys, which most receivers do not verify: add an RSA key"
+    (tmp_path / "e1.pem").chmod(0o644)
+    result = CliRunner().invoke(main, ["--config", str(tmp_path / "m.toml"), "check"])
+    assert result.exit_code == 0
+    _, warning = result.stderr.splitlines()
+    words = f"everybody on this machine may read {tmp_path}/e1.pem (chmod o-r)"
+    assert warning == f"mailerd: warning: identity.shop.dkim: {words}"
