@@ -192,6 +192,11 @@ name = "main"
 from = "Example Shop <shop@example.org>"
 #return_path = "bounces@example.org"  # where bounces go; default: the address of `from`
 
+# A key that signs its mail (DKIM), unless the relay does: `mailerd dkim new` makes it and prints the DNS record.
+#[[identity.dkim]]
+#selector = "mailerd1"
+#key = "dkim.pem"
+
 # What waits in one stream never delays another. Without any [[stream]] these two exist:
 #[[stream]]
 #name = "transactional"
