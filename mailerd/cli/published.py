@@ -53,7 +53,8 @@ async def _finding(subject: str, key: Key | Failure, nameservers: Sequence[str])
     try:
         published = await _look_up(name(key), nameservers)
     except (dns.exception.DNSException, OSError, TimeoutError, ValueError) as trouble:
-        words = str(trouble) or type(trouble).__name__
+        late = isinstance(trouble, dns.exception.Timeout | TimeoutError)
+        words = f"nothing within {TIMEOUT:g} s" if late else str(trouble) or type(trouble).__name__
         return Finding(subject, False, f"no answer for {name(key)}: {words}: check the name servers and try again")
     verdict = compare(key, published)
     if verdict.faults:
