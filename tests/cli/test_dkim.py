@@ -141,9 +141,10 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zone]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     yield protocol
-    loop.call_soon_threadsafe(transport.close)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
+    transport.close()
+    loop.run_until_complete(asyncio.sleep(0))  # it closes its socket in the loop's next turn
     loop.close()
 
 
