@@ -24,7 +24,7 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/mailerd demo
 
-# What needs a Debian package (Postfix, PgBouncer, systemd) is run by .ci/run.
+# What needs a Debian package (Postfix, PgBouncer, OpenDKIM, systemd) is run by .ci/run.
 test: $(INSTALLED)
 	$(BIN)/pytest -m 'not debian' -n auto $(PYTEST_ARGS)
 

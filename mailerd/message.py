@@ -210,7 +210,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A composed message with its envelope, ready for any SMTP connection.
 
     `content` has CRLF line ends and a final CRLF, and is *not* dot-stuffed. `sender` is the reverse-path ('' is the
-    null path). `utf8` asks for SMTPUTF8 (RFC 6531), `eight_bit` for BODY=8BITMIME (RFC 6152).
+    null path). `utf8` asks for SMTPUTF8 (RFC 6531), `eight_bit` for BODY=8BITMIME (RFC 6152). `signed`: it has a
+    signature of ours, so no octet of it may change, and composing it again would cost as much again.
     """
 
     job: Job
@@ -220,6 +221,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     message_id: str = ""
     utf8: bool = False
     eight_bit: bool = False
+    signed: bool = False
 
 
 class Source(Protocol):

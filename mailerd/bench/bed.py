@@ -27,6 +27,7 @@ from mailerd.bench.meter import Meter, postmaster
 from mailerd.bench.postgres import Postgres, free_port
 from mailerd.bench.settings import Settings, Target, configuration
 from mailerd.bench.template import write_template
+from mailerd.config.dkim import new_key, write_key
 from mailerd.config.model import Database
 from mailerd.store.database import Session
 from mailerd.store.migrate import migrate
@@ -51,6 +52,7 @@ class Bed:
         self._postgres: Postgres | None = None
         self._session: Session | None = None
         self._ca: Path | None = None
+        self._dkim: Path | None = None
         self._base = 0
         # Everybody may pass: root's Postgres runs as another user.
         self.folder = Path(tempfile.mkdtemp(prefix="mailerd-bench-"))
@@ -92,6 +94,9 @@ class Bed:
         self.ledgers.mkdir()
         self.templates.mkdir()
         write_template(self.templates / "bench", settings.size)
+        if settings.dkim:
+            self._dkim = self.folder / "dkim.pem"
+            write_key(self._dkim, new_key())
         if settings.sink is None:
             self._start_sink()
 
@@ -132,6 +137,7 @@ class Bed:
                 ops=ports[-1],
                 templates=self.templates,
                 ca=self._ca,
+                dkim=self._dkim,
             )
             file = self.folder / f"daemon{number}.toml"
             file.write_text(configuration(self.settings, target, f"bench{number}"))

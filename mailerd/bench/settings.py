@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     kinds: tuple[Kind, ...] = tuple(Kind)
     latency: float = 0.0
     tls: bool = False
+    dkim: bool = False
     sink: tuple[str, int] | None = None
     sink_processes: int = 1
     database: str | None = None
@@ -74,6 +75,7 @@ class Target(msgspec.Struct, kw_only=True, frozen=True):
     ops: int
     templates: Path
     ca: Path | None = None
+    dkim: Path | None = None  # the key that signs
 
 
 def configuration(settings: Settings, target: Target, name: str) -> str:
@@ -82,6 +84,7 @@ def configuration(settings: Settings, target: Target, name: str) -> str:
     listen = '\nlisten_url = "off"' if settings.wake == "poll" else ""
     tls = f'tls = "starttls"\ntls_ca = {q(str(target.ca))}' if target.ca else 'tls = "none"'
     rate = f'rate = "{_NO_LIMIT}"\n' if settings.limited else ""
+    dkim = f'[[identity.dkim]]\nselector = "bench"\nkey = {q(str(target.dkim))}\n' if target.dkim else ""
     limits = (
         f'[[pool]]\nname = "default"\nproviders = ["sink"]\n{rate}[[pool.domain]]\nname = "bench"\n{rate}'
         f'[[domain]]\nname = "bench"\nmatch = ["*.example"]\n{rate}'
@@ -116,7 +119,7 @@ path = {q(str(target.templates))}
 name = "shop"
 from = "Oak & Wool <orders@shop.example>"
 return_path = "bounces@shop.example"
-
+{dkim}
 [[provider]]
 name = "sink"
 host = {q(target.host)}

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Entry] = {
     "init": Entry("mailerd.cli.init:init", "First steps", "Write a commented mailerd.toml."),
     "check": Entry("mailerd.cli.check:check", "First steps", "Report every configuration error at once."),
     "config": Entry("mailerd.cli.config:config", "First steps", "Show the effective values, or explain every key."),
+    "dkim": Entry("mailerd.cli.dkim:dkim", "First steps", "Make a key that signs mail, and its DNS record."),
     "migrate": Entry("mailerd.cli.migrate:migrate", "First steps", "Bring the database schema up to date."),
     "run": Entry("mailerd.cli.run:run", "Operation", "Run the daemon."),
     "status": Entry("mailerd.cli.status:status", "Operation", "Show queues, providers and instances."),

@@ -18,7 +18,8 @@ from mailerd.cli.output import Exit, Fatal, error, json_option, print_json
 
 if TYPE_CHECKING:
     from mailerd.config.load import Loaded
-    from mailerd.config.model import Config, Database, Provider
+    from mailerd.config.model import Config, Database
+    from mailerd.config.provider import Provider
     from mailerd.smtp.core import Trouble
 
 __all__ = ["Finding", "check"]
@@ -28,7 +29,8 @@ AT_ONCE = 10  # providers that are tried at the same time
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was tried. `subject`: `database` or `provider.NAME`; `detail`: what it said, or what to do."""
+    """One thing that was tried. `subject`: `database`, `provider.NAME` or `identity.NAME.dkim.SELECTOR`; `detail`: what
+    it said, or what to do."""
 
     subject: str
     ok: bool
@@ -36,14 +38,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.option("--connect", is_flag=True, help="Also try the database and every provider (TCP, TLS, AUTH).")
+@click.option("--connect", is_flag=True, help="Also try the database, every provider (TCP, TLS, AUTH), and DNS.")
 @json_option
 @click.pass_context
 def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
     """Report every configuration error at once.
 
     With --connect also: can the database be reached, and has it the right schema; does each provider accept a
-    connection, TLS and the password. The DNS records of identities are not looked at in this version.
+    connection, TLS and the password; is the DKIM record of each key published, and its own. Other DNS records of
+    identities (SPF, DMARC) are not looked at in this version.
 
     Exit status: 0 all is well, 78 the configuration has errors, 69 something it names cannot be used.
     """
@@ -58,6 +61,7 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong.lines(), Exit.CONFIG) from None
     wrong_rules, warnings = _rules(loaded.config)
+    warnings += _keys(loaded.config)
     if wrong_rules:
         if as_json:
             problem = {"path": "feedback.rules", "line": None, "message": wrong_rules}
@@ -106,6 +110,25 @@ def _rules(config: Config) -> tuple[str, list[str]]:
     return "", warnings
 
 
+def _keys(config: Config) -> list[str]:
+    """Warnings about keys that sign."""
+    warnings: list[str] = []
+    for identity in config.identity:
+        if not identity.dkim:
+            continue
+        from mailerd.compose.dkim import keys_of
+
+        if all(key.algorithm != "rsa-sha256" for key in keys_of(identity)):
+            words = "only Ed25519 keys, which most receivers do not verify: add an RSA key"
+            warnings.append(f"identity.{identity.name}.dkim: {words}")
+        warnings += [
+            f"identity.{identity.name}.dkim: everybody on this machine may read {dkim.key} (chmod o-r)"
+            for dkim in identity.dkim
+            if dkim.key and os.stat(dkim.key).st_mode & 0o004
+        ]
+    return warnings
+
+
 def _file(loaded: Loaded) -> str | None:
     return str(loaded.path) if loaded.path else None
 
@@ -145,7 +168,12 @@ async def _connect(config: Config) -> list[Finding]:
     if config.database.listen_url not in (None, "off"):
         attempts.append(_listener(config.database))
     attempts += [_provider(provider) for provider in config.provider]
-    return list(await asyncio.gather(*map(within, attempts)))
+    found = list(await asyncio.gather(*map(within, attempts)))
+    if any(identity.dkim for identity in config.identity):
+        from mailerd.cli.published import findings
+
+        found += await findings(config)
+    return found
 
 
 async def _database(settings: Database) -> Finding:

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from mailerd.config import values
+from mailerd.config.kinds import Cap, Duration, Quota, Rate, Section, Size
 from mailerd.config.later import LATER, LATER_CHOICES
 from mailerd.config.lines import Path
-from mailerd.config.model import Cap, Config, Duration, Quota, Rate, Section, Size
+from mailerd.config.model import Config
 from mailerd.config.problem import Problem, suggestion
 from mailerd.config.schema import Key, keys
 

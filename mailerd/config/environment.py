@@ -3,7 +3,7 @@
 `MAILERD_DATABASE__URL` sets `database.url`; in a named table the name follows, in capitals, with `-` and `.` written
 as `_`: `MAILERD_PROVIDER__MY_RELAY__PASSWORD`. A variable can set keys of tables that exist; it cannot make a table.
 A secret may also stand in a file named by `…_FILE`, or in `$CREDENTIALS_DIRECTORY` under its key path (`database.url`,
-`provider.my-relay.password`). Variable before credential before file. An empty variable counts as unset.
+`provider.my-relay.password`); the private key of an [[identity.dkim]] stays in its credential. Variable before credential before file. An empty variable counts as unset.
 
 Hazard: a misspelt variable must not pass silently, so any `MAILERD_` name with `__` in it has to be a key.
 """
@@ -130,15 +130,30 @@ def _credentials(tree: Tree, env: Mapping[str, str], names: _Names) -> None:
         tree.problems.append(Problem("CREDENTIALS_DIRECTORY", None, f"cannot be read: {wrong.strerror}"))
         return
     secrets = {name.rpartition(".")[2] for name in names.credentials}
+    signing = _signing_keys(tree)
     for file in files:
         target = names.credentials.get(file.name)
         if target is not None:
             source = tree.sources.get(target[0])
             if source is None or not source.text:  # a variable goes first
                 _set_secret(tree, target[0], file, "credential")
-        elif file.name.partition(".")[0] in keys(Config) and file.name.rpartition(".")[2] in secrets:
-            near = suggestion(file.name, names.credentials)
+        elif file.name in signing:
+            # Its name, not its content: a key stays in its file until it signs.
+            _set(tree, signing[file.name], str(file.absolute()), Source("credential", text=True))
+        elif file.name.partition(".")[0] in keys(Config) and file.name.rpartition(".")[2] in (*secrets, "key"):
+            near = suggestion(file.name, (*names.credentials, *signing))
             tree.problems.append(Problem(f"credential {file.name}", None, f"belongs to no key{near}"))
+
+
+def _signing_keys(tree: Tree) -> dict[str, Path]:
+    """The credentials that stand in for `key` of an [[identity.dkim]]: identity.NAME.dkim.SELECTOR.key."""
+    found: dict[str, Path] = {}
+    for name, path in tree.names("identity").items():
+        raw = tree.data["identity"][path[1]].get("dkim")
+        for index, table in enumerate(raw if isinstance(raw, list) else ()):
+            if isinstance(table, dict) and isinstance(table.get("selector"), str):
+                found[f"identity.{name}.dkim.{table['selector']}.key"] = (*path, "dkim", index, "key")
+    return found
 
 
 def _set_secret(tree: Tree, path: Path, file: FilePath, origin: str) -> None:

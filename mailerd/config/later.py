@@ -12,7 +12,6 @@ __all__ = ["LATER", "LATER_CHOICES"]
 LATER: dict[str, str] = {
     "public": "tracking, unsubscribe and webhook pages",
     "webhook": "outgoing webhooks",
-    "identity.dkim": "DKIM signing",
 }
 
 # Key path -> values of a choice that are reserved.

@@ -19,9 +19,10 @@ from msgspec.structs import replace
 from mailerd.config import rules
 from mailerd.config.decode import Source, Tree
 from mailerd.config.environment import overlay
+from mailerd.config.kinds import Section
 from mailerd.config.lines import Path as KeyPath
 from mailerd.config.lines import positions
-from mailerd.config.model import Config, Section
+from mailerd.config.model import Config
 from mailerd.config.problem import ConfigError, Problem
 from mailerd.config.resolved import DEFAULT_STREAMS, Resolved, complete
 from mailerd.config.schema import Key, keys
@@ -142,6 +143,9 @@ def _flatten(table: Section, words: str, path: KeyPath) -> Iterator[tuple[str, K
             yield from _flatten(value, below, (*path, key.name))
         elif key.kind == "tables":
             for index, element in enumerate(value):
-                yield from _flatten(element, f"{below}.{element.name}", (*path, key.name, index))
+                name = getattr(element, "name", None)
+                yield from _flatten(
+                    element, f"{below}.{name}" if name else f"{below}[{index}]", (*path, key.name, index)
+                )
         else:
             yield below, (*path, key.name), key, value

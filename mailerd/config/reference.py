@@ -13,7 +13,7 @@ from typing import Any
 
 from mailerd.config import values
 from mailerd.config.environment import variable
-from mailerd.config.model import Section
+from mailerd.config.kinds import Section
 from mailerd.config.schema import Key, documented, keys
 
 __all__ = ["minimal", "reference", "rows", "sample", "show"]
@@ -191,6 +191,11 @@ tls = "starttls"  # or "implicit" (port 465), "opportunistic", "none"
 name = "main"
 from = "Example Shop <shop@example.org>"
 #return_path = "bounces@example.org"  # where bounces go; default: the address of `from`
+
+# A key that signs its mail (DKIM), unless the relay does: `mailerd dkim new` makes it and prints the DNS record.
+#[[identity.dkim]]
+#selector = "mailerd1"
+#key = "dkim.pem"
 
 # What waits in one stream never delays another. Without any [[stream]] these two exist:
 #[[stream]]

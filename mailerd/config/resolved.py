@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from mailerd.config.model import Config, Identity, Pool, Provider, Stream
+from mailerd.config.model import Config, Identity, Pool, Stream
+from mailerd.config.provider import Provider
 
 __all__ = ["DEFAULT_POOL", "DEFAULT_STREAMS", "Resolved", "base_of", "complete"]
 

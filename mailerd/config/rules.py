@@ -24,13 +24,12 @@ from mailerd.config.model import (
     Limits,
     Ops,
     Pool,
-    Provider,
     RetryPolicy,
     Stream,
     Templates,
-    Warmup,
 )
 from mailerd.config.problem import suggestion
+from mailerd.config.provider import Provider, Warmup
 
 __all__ = ["check"]
 
@@ -61,6 +60,9 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         _text(tree, (*path, "from"), identity.sender, values.mailbox)
         _text(tree, (*path, "reply_to"), identity.reply_to, values.mailbox)
         _text(tree, (*path, "return_path"), identity.return_path, lambda text: values.mailbox(text, bare=True))
+        if identity.dkim:
+            _dkim(tree, path, identity)
+    _signed_streams(tree)
     _proportions(tree)
     if require_provider and not tree.data.get("provider"):
         tree.problem(("provider",), "there is no [[provider]]: name at least one to send through")
@@ -143,6 +145,56 @@ def _warms(tree: Tree, index: object) -> bool:
         for path, pool in tree.tables(Pool)
         if path == ("pool", index)
     )
+
+
+def _dkim(tree: Tree, path: Path, identity: Identity) -> None:
+    from mailerd.config import dkim  # only where there are keys: reading them costs an import of 50 ms
+
+    try:
+        sender = dkim.signing_domain(values.mailbox(identity.sender).rpartition("@")[2])
+    except ValueError:
+        sender = ""
+    domains: list[str] = []
+    seen: dict[tuple[str, str], Path] = {}
+    for index, one in enumerate(identity.dkim):
+        at = (*path, "dkim", index)
+        domain = ""
+        try:
+            domain = dkim.signing_domain(sender if one.domain is None else one.domain)
+        except ValueError as wrong:
+            if not {(*at, "domain"), (*path, "from")} & tree.wrong:
+                tree.problem(
+                    (*at, "domain"), str(wrong) if one.domain else "must be given: `from` has none that could be"
+                )
+        domains.append(domain)
+        if (*at, "key") in tree.wrong:
+            continue
+        if one.key is None:
+            credential = f"identity.{identity.name}.dkim.{one.selector}.key"
+            tree.problem((*at, "key"), f"must be given, or be the systemd credential {credential}")
+            continue
+        try:
+            kind = domain, dkim.algorithm(dkim.read_key(one.key))
+        except ValueError as wrong:
+            tree.problem((*at, "key"), str(wrong))
+            continue
+        if domain and kind in seen:
+            line = tree.line(seen[kind])
+            where = f" (line {line})" if line else ""
+            tree.problem(at, f"there is another {kind[1]} key for {domain}{where}: one may sign")
+        seen.setdefault(kind, at)
+    if sender and all(domains) and not any(dkim.aligned(domain, sender) for domain in domains):
+        tree.problem((*path, "dkim"), f"no key is of {sender}, the domain of `from`, or of one above it")
+
+
+def _signed_streams(tree: Tree) -> None:
+    identities = {identity.name: identity for _, identity in tree.tables(Identity)}
+    for path, stream in tree.tables(Stream):
+        if stream.require_dkim and (*path, "identity") not in tree.wrong:
+            identity = identities[stream.identity] if stream.identity else next(iter(identities.values()), None)
+            if identity is None or not identity.dkim:
+                words = f"identity `{identity.name}` has no" if identity else "there is no identity with a"
+                tree.problem((*path, "require_dkim"), f"{words} [[identity.dkim]] key: its mail could not be sent")
 
 
 LEAST_TTL = 5.0

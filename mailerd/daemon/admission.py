@@ -1,5 +1,6 @@
 """From leased to ready to send: payloads that the lease left out are fetched, recipients that are suppressed or were written
-to too often are noted, large messages composed in a thread; then the backlog has the job.
+to too often are noted, large messages composed in a thread, and signed ones in several (`daemon.signing`); then the
+backlog has the job.
 
 Leased jobs come by `admit` and `later`; every await in here may see their lease go to another instance (`Backlog.lost`),
 so each is asked for again before it goes on: what is no longer held, or held by another lease, is dropped. What could
@@ -14,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 
 import asyncpg
 
@@ -21,6 +23,7 @@ from mailerd.compose.composer import Composer
 from mailerd.config import values
 from mailerd.config.model import Stream
 from mailerd.daemon.backlog import LARGE, Backlog, compose, refund
+from mailerd.daemon.signing import Signing
 from mailerd.message import Job, Outcome, OutcomeKind, Phase, Recipient
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.gates import capped, suppressed
@@ -36,11 +39,19 @@ TROUBLE_PAUSE = 1.0
 
 
 class Admission:
-    """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has more."""
+    """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
+    more; `threads` sign, if there is a key at all."""
 
     def __init__(
-        self, stream: Stream, backlog: Backlog, composer: Composer, payloads: Session, memory: int, on_admitted: Callable[[], None]
-    ) -> None:  # fmt: skip
+        self,
+        stream: Stream,
+        backlog: Backlog,
+        composer: Composer,
+        payloads: Session,
+        memory: int,
+        on_admitted: Callable[[], None],
+        threads: Executor | None = None,
+    ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
         self._drop = stream.per_recipient_excess == "drop"
@@ -51,12 +62,18 @@ class Admission:
         self._on_admitted = on_admitted
         self._heavy: deque[Job] = deque()  # leased without their payload
         self._unchecked: list[Job] = []  # with it, but the suppression list could not be read
+        self._signing = Signing(backlog, composer, threads, on_admitted) if threads is not None else None
         self._more = asyncio.Event()
 
     @property
     def waiting(self) -> int:
         """Jobs that are leased, and not in the backlog yet."""
-        return len(self._heavy) + len(self._unchecked)
+        return len(self._heavy) + len(self._unchecked) + (self._signing.waiting if self._signing else 0)
+
+    @property
+    def octets(self) -> int:
+        """Of the payload of those that are being signed."""
+        return self._signing.octets if self._signing else 0
 
     def later(self, jobs: Iterable[Job]) -> None:
         """These were leased without their payload: it will be fetched."""
@@ -67,7 +84,7 @@ class Admission:
 
     def empty(self) -> list[Job]:
         """Takes out everything, for giving it back. What is being looked up just now is found to be gone then."""
-        jobs = [*self._heavy, *self._unchecked]
+        jobs = [*self._heavy, *self._unchecked, *(self._signing.empty() if self._signing else ())]
         self._heavy.clear()
         self._unchecked.clear()
         ours = [job for job in jobs if self._backlog.held.pop(job.id, None) is not None]
@@ -107,9 +124,11 @@ class Admission:
         if waits:
             for job, pairs in wanted:
                 _note(job, [(bit, a, self._excess(waits[job.id, a])) for bit, a in pairs if (job.id, a) in waits])
+        signing = self._signing
+        signed = {job.id for job in jobs if job.rcpt and self._composer.signs(job)} if signing else set()
         try:
             for job in jobs:
-                if job.size > LARGE and job.rcpt:
+                if job.size > LARGE and job.rcpt and job.id not in signed:
                     # A 20 MB message takes 0.3 s to compose: not on the loop that all streams share.
                     self._backlog.prepared[job.id] = await asyncio.to_thread(compose, self._composer, job)
         except asyncio.CancelledError:
@@ -119,6 +138,9 @@ class Admission:
         if len(ours) < len(jobs):
             for id_ in {job.id for job in jobs} - {job.id for job in ours}:
                 self._backlog.prepared.pop(id_, None)
+        if signing and signed:
+            signing.put([job for job in ours if job.id in signed])
+            ours = [job for job in ours if job.id not in signed]
         self._backlog.add(ours)
         self._on_admitted()
 
@@ -138,7 +160,13 @@ class Admission:
         return Outcome(OutcomeKind.UNSENT, Phase.GATE, text=text, category="capped", retry_after=max(wait, 1.0))
 
     async def run(self) -> None:
-        """Fetches payloads, as the budget allows. Until cancelled."""
+        """Fetches payloads, as the budget allows, and signs. Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            if self._signing is not None:
+                group.create_task(self._signing.run())
+            await self._fetch()
+
+    async def _fetch(self) -> None:
         while True:
             await self._more.wait()
             self._more.clear()
@@ -169,13 +197,14 @@ class Admission:
 
     def _batch(self) -> list[Job]:
         """The next ones that fit into memory; a single one fits always, when nothing else is there."""
-        room = self._memory - self._backlog.octets
+        held = self._backlog.octets + self.octets
+        room = self._memory - held
         batch: list[Job] = []
         while self._heavy and len(batch) < BATCH:
             job = self._heavy[0]
             if not self._ours((job,)):
                 self._heavy.popleft()
-            elif room >= job.size or not (batch or self._backlog.octets):
+            elif room >= job.size or not (batch or held):
                 room -= job.size
                 batch.append(self._heavy.popleft())
             else:

@@ -84,7 +84,7 @@ class Backlog:
         self.low = 0  # when `waiting` falls to this, `on_low` is called
         self.cleared_low = 0  # and when `cleared` falls to this
         self.held: dict[int, Job] = {}
-        self.prepared: dict[int, Outgoing | Failure] = {}  # large messages, composed off the loop
+        self.prepared: dict[int, Outgoing | Failure] = {}  # large and signed messages, composed off the loop
         self.flying: dict[int, Job] = {}
         self.settlements: list[Settlement] = []
         self._accepted: set[int] = set()  # may have been accepted, and is not settled yet
@@ -290,7 +290,7 @@ class Backlog:
             job.bounced += 1
             job.avoid = outcomes[0].provider
             self.returned += 1
-            if job.size > LARGE:
+            if job.size > LARGE or outgoing.signed:
                 self.prepared[job.id] = outgoing  # not composed again, and not on the loop
             if self.hold:
                 self._cleared.appendleft(job)

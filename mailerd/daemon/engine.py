@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mailerd.daemon.mint import Mint
 from mailerd.daemon.mx import MxRoller
 from mailerd.daemon.pipeline import Pipeline
 from mailerd.daemon.scout import Scout
+from mailerd.daemon.signing import THREADS
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.warmer import Warmer
 from mailerd.flow.limits import Limits
@@ -64,6 +66,7 @@ class Engine:
         self._metrics = metrics
         self._budgets = budgets
         composer = Composer(config)
+        self._threads = ThreadPoolExecutor(THREADS, "sign") if composer.signing else None
         self.pipelines: dict[str, Pipeline] = {}
         self._pools: list[SmtpPool | SinkPool] = []
         for provider in config.provider:
@@ -92,6 +95,7 @@ class Engine:
                 unsettled=unsettled,
                 metrics=metrics,
                 health=health,
+                threads=self._threads,
                 on_lane=self._roller.ask if self._roller else None,
             )
             self.pipelines[stream.name] = pipeline
@@ -259,6 +263,8 @@ class Engine:
                 await self._warmer.close()
             for pipeline in self.pipelines.values():
                 await pipeline.close()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
 
     def abort(self) -> None:
         for pipeline in self.pipelines.values():

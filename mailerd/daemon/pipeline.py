@@ -21,12 +21,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 
 import asyncpg
 import msgspec
 
 from mailerd.compose.composer import Composer
-from mailerd.config.model import Config, Duration, Stream
+from mailerd.config.kinds import Duration
+from mailerd.config.model import Config, Stream
 from mailerd.daemon.admission import Admission
 from mailerd.daemon.backlog import Backlog
 from mailerd.daemon.feed import Feed
@@ -75,6 +77,7 @@ class Pipeline:
         unsettled: Unsettled,
         metrics: Metrics,
         health: Health,
+        threads: Executor | None = None,
         on_lane: Callable[[str], None] | None = None,
     ) -> None:
         self.stream = stream
@@ -103,7 +106,7 @@ class Pipeline:
             on_returned=lambda: self.route.wake_at(time.monotonic()),
         )
         self._admission = Admission(
-            stream, self.backlog, composer, self._payloads, int(config.limits.memory), self._admitted
+            stream, self.backlog, composer, self._payloads, int(config.limits.memory), self._admitted, threads
         )
         self._wake = asyncio.Event()
         self._paused = Paused()
@@ -253,7 +256,8 @@ class Pipeline:
         self._short_until = math.inf
         if not self.lanes or waiting > self.backlog.low or self._unsettled.full or not self.route.reachable:
             return False
-        if self.backlog.octets >= self._config.limits.memory or not self._health.checks["partitions"][0]:
+        octets = self.backlog.octets + self._admission.octets
+        if octets >= self._config.limits.memory or not self._health.checks["partitions"][0]:
             return (
                 False  # without tomorrow's partitions settle will fail: what is leased would be sent and not recorded
             )

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.config.resolved import Resolved, base_of
 from mailerd.flow.bucket import Bucket, Limit, Permit, Slots
 from mailerd.flow.domains import Group, Groups

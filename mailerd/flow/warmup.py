@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from mailerd.config.model import Warmup
+from mailerd.config.provider import Warmup
 
 __all__ = [
     "ENOUGH",

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.message import DETAIL_LIMIT, Outcome, OutcomeKind, Phase, Reply, Source
 from mailerd.smtp.envelope import Capabilities, Unfit, capabilities, render, stuff
 from mailerd.smtp.reply import LINE_LIMIT, Answer, Malformed, ReplyReader, split_enhanced, text_of, tidy

@@ -19,7 +19,7 @@ from typing import cast
 
 import aiosmtplib
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.message import Phase, clean
 from mailerd.smtp.core import Trouble
 from mailerd.smtp.reply import split_enhanced, tidy

@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Callable
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.flow.breaker import Breaker, State
 from mailerd.message import Phase, Source
 from mailerd.smtp.budget import ConnectionBudget

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.message import Outcome, OutcomeKind, Phase, Source
 from mailerd.smtp.core import Trouble
 from mailerd.smtp.timing import Timings

@@ -10,7 +10,8 @@ from email.parser import BytesParser
 from typing import Any
 
 from mailerd.compose.composer import Composer
-from mailerd.config.model import Config, Identity, Limits, Size, Stream, Templates
+from mailerd.config.kinds import Size
+from mailerd.config.model import Config, Identity, Limits, Stream, Templates
 from mailerd.message import Job, Lease, Outgoing
 
 CREATED = datetime(2026, 11, 5, 10, 20, 30, 123456, UTC)

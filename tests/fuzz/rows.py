@@ -13,7 +13,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mailerd.config.model import Config, Identity, Limits, Size, Stream, Templates
+from mailerd.config.kinds import Size
+from mailerd.config.model import Config, Identity, Limits, Stream, Templates
 
 __all__ = ["COLUMNS", "IDENTITIES", "TEMPLATES", "configuration", "rows"]
 

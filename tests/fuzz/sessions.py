@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.message import Job, Lease, Outcome, Outgoing, Recipient
 from mailerd.smtp import core as session
 from mailerd.smtp.core import Core, Wait

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.message import Outcome, OutcomeKind, Outgoing, Phase
 from mailerd.smtp.core import PIECE, Core, Wait
 from mailerd.smtp.timing import Timings

@@ -17,7 +17,7 @@ import uvloop
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.message import Phase
 from mailerd.smtp.core import Trouble
 from mailerd.smtp.handshake import Dialer, _hand_over, _Refused

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from mailerd.config.model import Provider
+from mailerd.config.provider import Provider
 from mailerd.smtp.budget import ConnectionBudget
 from mailerd.smtp.connection import LATE, Outbox
 from mailerd.smtp.pool import SinkPool, SmtpPool, make_pool

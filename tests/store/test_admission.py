@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from mailerd.compose.composer import Composer
+from mailerd.config.kinds import Duration
 from mailerd.config.load import parse
-from mailerd.config.model import Database, Duration, Stream
+from mailerd.config.model import Database, Stream
 from mailerd.daemon.admission import Admission
 from mailerd.daemon.backlog import Backlog
 from mailerd.daemon.unsettled import Unsettled

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from mailerd.config import model
+from mailerd.config.kinds import Duration
 from mailerd.daemon.scout import Scout
 from mailerd.store.work import Lane
 from tests.daemon.harness import until
@@ -32,7 +33,7 @@ class Told:
 @asynccontextmanager
 async def scout(database: str, *streams: str) -> AsyncIterator[tuple[Scout, dict[str, Told]]]:
     pipelines = {stream: Told() for stream in streams}
-    settings = model.Database(url=database, statement_timeout=model.Duration(0.2))
+    settings = model.Database(url=database, statement_timeout=Duration(0.2))
     running = Scout(settings, pipelines, 0.05)
     task = asyncio.create_task(running.run())
     try:

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from mailerd.config import model
+from mailerd.config.kinds import Duration
 from mailerd.daemon import upkeep
 from mailerd.store.database import Session
 from mailerd.web.health import Health
@@ -25,7 +26,7 @@ Connection = asyncpg.Connection
 async def running(database: str) -> AsyncIterator[Health]:
     """Upkeep with a statement deadline of a fifth of a second; its task must still be alive at the end."""
     health = Health()
-    settings = model.Database(url=database, statement_timeout=model.Duration(0.2))
+    settings = model.Database(url=database, statement_timeout=Duration(0.2))
     task = asyncio.create_task(upkeep.Upkeep(settings, Metrics(), health, list).run())
     try:
         yield health
@@ -71,7 +72,7 @@ async def test_a_gauge_that_runs_into_its_deadline_rests_as_after_a_long_one(
 ) -> None:
     monkeypatch.setattr(upkeep, "GAUGE_EVERY", 0.1)
     async with locked(database, "queue_gauge"):
-        settings = model.Database(url=database, statement_timeout=model.Duration(0.2))
+        settings = model.Database(url=database, statement_timeout=Duration(0.2))
         async with Session(settings, "test") as session:
             tasks = upkeep.Upkeep(settings, Metrics(), Health(), list)
             gauge = tasks._tasks["gauge"]

@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from mailerd.config.model import Duration, Stream
+from mailerd.config.kinds import Duration
+from mailerd.config.model import Stream
 from mailerd.daemon.backlog import RETURNS, Backlog
 from mailerd.daemon.feed import Feed
 from mailerd.daemon.unsettled import Unsettled

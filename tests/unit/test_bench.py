@@ -43,7 +43,6 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--dkim"], "does not sign yet"),
         (["--sink", "127.0.0.1:25", "--faults", "3"], "leave out --sink"),
         (["--sink", "127.0.0.1"], "not HOST:PORT"),
         (["--messages", "12q"], "not a number"),

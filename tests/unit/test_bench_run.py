@@ -52,7 +52,7 @@ async def schemas(database: str) -> list[str]:
     ("arguments", "messages"),
     [
         (("--messages", "400", "--instances", "2", "--streams", "2"), 400),
-        (("--messages", "300", "--rate", "600", "--tls", "--size", "20k", "--content", "inline"), 300),
+        (("--messages", "300", "--rate", "600", "--tls", "--dkim", "--size", "20k", "--content", "inline"), 300),
         (("--scenario", "backlog", "--messages", "300", "--backlog", "8k", "--paused", "200"), 300),
         (("--scenario", "latency", "--messages", "20", "--interval", "10"), 20),
         (("--scenario", "latency", "--messages", "20", "--interval", "10", "--wake", "poll"), 20),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mailerd.config import load as loading
 from mailerd.config.later import LATER, LATER_CHOICES
 from mailerd.config.load import ConfigError, Loaded, load, parse
-from mailerd.config.model import Config, Identity, Pool, Provider, Stream
+from mailerd.config.model import Config, Identity, Pool, Stream
+from mailerd.config.provider import Provider
 from mailerd.config.resolved import Resolved, complete
 
 RELAY = '[[provider]]\nname = "relay"\n'

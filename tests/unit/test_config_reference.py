@@ -13,6 +13,7 @@ from mailerd.config.model import Config
 from mailerd.config.reference import minimal, reference, rows, sample, show
 from mailerd.config.resolved import complete
 from mailerd.config.schema import documented, keys
+from tests.compose.signing import key_file, rsa_key
 
 ROOT = Path(__file__).parents[2]
 COMMENTED = re.compile(r"^#(?=\[|[a-z_.]+ = )", re.MULTILINE)
@@ -24,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "templates").mkdir()
     (tmp_path / "replies.toml").write_text("")
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    key_file(tmp_path, rsa_key(), "dkim.pem")
     return tmp_path / "mailerd.toml"
 
 

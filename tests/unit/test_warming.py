@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mailerd.config.model import Config, Domain, Pool, Provider, Warmup
+from mailerd.config.model import Config, Domain, Pool
+from mailerd.config.provider import Provider, Warmup
 from mailerd.config.resolved import Resolved
 from mailerd.flow.bucket import Bucket
 from mailerd.flow.domains import Group, Groups

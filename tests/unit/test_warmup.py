@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from mailerd.cli import warmup as cli
 from mailerd.cli.warmup import Look, Plan, draw, read
-from mailerd.config.model import Config, Pool, Provider, Warmup
+from mailerd.config.model import Config, Pool
+from mailerd.config.provider import Provider, Warmup
 from mailerd.config.resolved import Resolved
 from mailerd.flow.warmup import (
     ENOUGH,
