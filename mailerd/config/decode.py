@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mailerd.config import values
-from mailerd.config.kinds import Cap, Duration, Quota, Rate, Section, Size
+from mailerd.config.base import Cap, Duration, Quota, Rate, Section, Size
 from mailerd.config.later import LATER, LATER_CHOICES
 from mailerd.config.lines import Path
 from mailerd.config.model import Config

@@ -17,9 +17,9 @@ import msgspec
 from msgspec.structs import replace
 
 from mailerd.config import rules
+from mailerd.config.base import Section
 from mailerd.config.decode import Source, Tree
 from mailerd.config.environment import overlay
-from mailerd.config.kinds import Section
 from mailerd.config.lines import Path as KeyPath
 from mailerd.config.lines import positions
 from mailerd.config.model import Config

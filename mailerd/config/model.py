@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from mailerd.config.kinds import Cap, D, Duration, Name, Rate, Section, Size
+from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
 from mailerd.config.provider import Provider, Warmup
 
 

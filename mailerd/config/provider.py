@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from mailerd.config.kinds import D, Duration, Name, Quota, Rate, Section
+from mailerd.config.base import D, Duration, Name, Quota, Rate, Section
 
 __all__ = ["Provider", "Timeouts", "Warmup"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mailerd.config import values
+from mailerd.config.base import Section
 from mailerd.config.environment import variable
-from mailerd.config.kinds import Section
 from mailerd.config.schema import Key, documented, keys
 
 __all__ = ["minimal", "reference", "rows", "sample", "show"]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from mailerd.config.kinds import Cap, Duration, Quota, Rate, Section, Size
+from mailerd.config.base import Cap, Duration, Quota, Rate, Section, Size
 from mailerd.config.model import Config
 
 __all__ = ["Key", "documented", "keys"]

@@ -27,7 +27,7 @@ import asyncpg
 import msgspec
 
 from mailerd.compose.composer import Composer
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.model import Config, Stream
 from mailerd.daemon.admission import Admission
 from mailerd.daemon.backlog import Backlog

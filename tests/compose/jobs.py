@@ -10,7 +10,7 @@ from email.parser import BytesParser
 from typing import Any
 
 from mailerd.compose.composer import Composer
-from mailerd.config.kinds import Size
+from mailerd.config.base import Size
 from mailerd.config.model import Config, Identity, Limits, Stream, Templates
 from mailerd.message import Job, Lease, Outgoing
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mailerd.compose import dkim as ours
 from mailerd.compose.composer import Composer
 from mailerd.compose.dkim import OVERSIGNED, Key, Keyring, Signer, relaxed_body, relaxed_fields, split
-from mailerd.config.kinds import Size
+from mailerd.config.base import Size
 from mailerd.config.model import Config, Dkim, Identity, Limits, Stream
 from mailerd.message import Failure, Outgoing
 from tests.compose.jobs import check_wire, job, parse

@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mailerd.config.kinds import Size
+from mailerd.config.base import Size
 from mailerd.config.model import Config, Identity, Limits, Stream, Templates
 
 __all__ = ["COLUMNS", "IDENTITIES", "TEMPLATES", "configuration", "rows"]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.provider import Provider, Timeouts
 from mailerd.message import Job, Lease, Outcome, OutcomeKind, Outgoing, Recipient
 from mailerd.smtp.budget import ConnectionBudget

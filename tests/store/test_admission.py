@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from mailerd.compose.composer import Composer
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.load import parse
 from mailerd.config.model import Database, Stream
 from mailerd.daemon.admission import Admission

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mailerd.bench.chaos.proxy import Proxy
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.model import Database
 from mailerd.store.database import Session, Unavailable
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from mailerd.config import model
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.daemon.scout import Scout
 from mailerd.store.work import Lane
 from tests.daemon.harness import until

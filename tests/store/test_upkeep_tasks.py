@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from mailerd.config import model
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.daemon import upkeep
 from mailerd.store.database import Session
 from mailerd.web.health import Health

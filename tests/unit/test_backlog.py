@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.model import Stream
 from mailerd.daemon.backlog import RETURNS, Backlog
 from mailerd.daemon.feed import Feed

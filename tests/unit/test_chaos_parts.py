@@ -25,7 +25,7 @@ from mailerd.bench.chaos.nothere import NotHere
 from mailerd.bench.chaos.proxy import Proxy
 from mailerd.bench.child import ChildFailed
 from mailerd.bench.postgres import Postgres
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.load import parse
 from mailerd.config.model import Database
 from mailerd.store.database import Session, Unavailable

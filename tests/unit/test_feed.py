@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.model import Stream
 from mailerd.daemon.backlog import Backlog
 from mailerd.daemon.feed import PATIENCE, Feed

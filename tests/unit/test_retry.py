@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.model import RetryPolicy
 from mailerd.flow.retry import decide, wait
 from mailerd.message import Action, Job, Lease, Outcome, OutcomeKind, Phase, Recipient, Settlement

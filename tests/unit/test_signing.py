@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mailerd.config.kinds import Duration
+from mailerd.config.base import Duration
 from mailerd.config.model import Stream
 from mailerd.daemon.backlog import LARGE, Backlog
 from mailerd.daemon.signing import AT_ONCE, BATCH, Signing
