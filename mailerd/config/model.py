@@ -293,11 +293,11 @@ class Pool(Section, frozen=True, kw_only=True):
 
 
 class Timeouts(Section, frozen=True, kw_only=True):
-    """Deadlines of an SMTP conversation. Defaults follow RFC 5321 §4.5.3.2, shortened where no mail is at risk."""
+    """Deadlines of a conversation. Defaults follow RFC 5321 §4.5.3.2, shortened where no mail is at risk."""
 
     connect: Annotated[Duration, Meta(description="TCP and TLS set-up.")] = D(15)
     greeting: Annotated[Duration, Meta(description="220 greeting, EHLO, STARTTLS, AUTH, each.")] = D(30)
-    command: Annotated[Duration, Meta(description="MAIL, RCPT, DATA.")] = D(60)
+    command: Annotated[Duration, Meta(description="MAIL, RCPT, DATA; the answer to an HTTP call.")] = D(60)
     content: Annotated[Duration, Meta(description="Each 64 kB of content to be taken by the peer.")] = D(180)
     dot: Annotated[
         Duration,
@@ -306,12 +306,15 @@ class Timeouts(Section, frozen=True, kw_only=True):
 
 
 class Provider(Section, frozen=True, kw_only=True):
-    """Who takes the mail: an SMTP relay."""
+    """Who takes the mail: an SMTP relay, or a provider's HTTP API."""
 
     name: Annotated[Name, Meta(description="What `pool.providers` says.", examples=["relay"])]
-    kind: Annotated[Literal["smtp", "sink"], Meta(description="`smtp`, or `sink`: accept and drop, for tests.")] = (
-        "smtp"
-    )
+    kind: Annotated[
+        Literal["smtp", "resend", "sink"],
+        Meta(
+            description="`smtp`, the name of a provider whose HTTP API is spoken, or `sink`: accept and drop, for tests."
+        ),
+    ] = "smtp"
     host: Annotated[str, Meta(description="Host name or address.")] = "localhost"
     port: Annotated[int, Meta(ge=1, le=65535, description="Default: 465 with implicit TLS, else 587.")] = 587
     tls: Annotated[
@@ -342,6 +345,37 @@ class Provider(Section, frozen=True, kw_only=True):
             extra={"secret": True},
         ),
     ] = None
+    api_key: Annotated[
+        str | None,
+        Meta(
+            description="Key of an HTTP API. Better: MAILERD_PROVIDER__NAME__API_KEY_FILE or a systemd credential.",
+            examples=["secret"],
+            extra={"secret": True},
+        ),
+    ] = None
+    secret_key: Annotated[
+        str | None,
+        Meta(
+            description="The second half of the key, where an HTTP API has two.",
+            examples=["secret"],
+            extra={"secret": True},
+        ),
+    ] = None
+    endpoint: Annotated[
+        str | None,
+        Meta(
+            description="Base URL of an HTTP API instead of the provider's own: another region, a proxy, a test.",
+            examples=["https://api.example.org"],
+        ),
+    ] = None
+    batch: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            description="Most messages in one call, where an HTTP API takes several. Default: as many as it takes.",
+            examples=[100],
+        ),
+    ] = None
     helo: Annotated[
         str | None,
         Meta(description="Name we say in EHLO; default: this host's name.", examples=["mail.example.org"]),
@@ -364,7 +398,14 @@ class Provider(Section, frozen=True, kw_only=True):
         Meta(description="Most messages in a calendar day or month; it goes on at the next one.", examples=["50000/d"]),
     ] = None
     quota_zone: Annotated[str, Meta(description="Time zone in which the provider's days and months begin.")] = "UTC"
-    connections: Annotated[int, Meta(ge=1, le=10_000, description="Most connections to it, over all instances.")] = 20
+    connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Most connections to it, over all instances; of an HTTP API, most calls at a time.",
+        ),
+    ] = 20
     messages_per_connection: Annotated[
         int, Meta(ge=0, description="Messages after which a connection is closed; 0: no limit.")
     ] = 1000

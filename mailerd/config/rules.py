@@ -12,7 +12,7 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from mailerd.config import values
+from mailerd.config import kinds, values
 from mailerd.config.decode import Tree, table_name
 from mailerd.config.lines import Path
 from mailerd.config.model import (
@@ -110,10 +110,27 @@ def _provider(tree: Tree, path: Path, provider: Provider) -> None:
     for address in provider.source:
         _text(tree, (*path, "source"), address, _address)
     _text(tree, (*path, "quota_zone"), provider.quota_zone, _zone)
+    _kind(tree, path, provider)
     if provider.password is not None and provider.username is None:
         tree.problem((*path, "password"), "is given without `username`")
     if provider.username is not None and provider.password is None and (*path, "password") not in tree.wrong:
         tree.problem((*path, "username"), "is given without `password`")
+
+
+def _kind(tree: Tree, path: Path, provider: Provider) -> None:
+    """The keys that its kind has, and no others."""
+    if (*path, "kind") in tree.wrong:
+        return
+    raw = tree.data["provider"][path[1]]
+    for key, wrong in kinds.misplaced(provider.kind, raw):
+        if (*path, key) not in tree.wrong:
+            tree.problem((*path, key), wrong)
+    _text(tree, (*path, "endpoint"), provider.endpoint, lambda text: kinds.endpoint(text, plain=provider.tls == "none"))
+    if provider.kind in kinds.HTTP:
+        if "tls" in raw and provider.tls not in ("none", "implicit"):
+            tree.problem((*path, "tls"), f'of kind = "{provider.kind}" is "implicit" or "none"')
+        if provider.api_key is not None and not (provider.api_key.isascii() and provider.api_key.isprintable()):
+            tree.problem((*path, "api_key"), "must be printable ASCII: it goes into a header")
 
 
 LEAST_TTL = 5.0

@@ -22,12 +22,13 @@ from mailerd.daemon.feedback import Feedback
 from mailerd.daemon.mint import Mint
 from mailerd.daemon.mx import MxRoller
 from mailerd.daemon.pipeline import Pipeline
+from mailerd.daemon.pools import Pool, make_pool
 from mailerd.daemon.scout import Scout
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.flow.limits import Limits
 from mailerd.flow.rules import RuleError, Rules, load
 from mailerd.message import Failure
-from mailerd.smtp.pool import ConnectionBudget, SinkPool, SmtpPool, make_pool
+from mailerd.smtp.budget import ConnectionBudget
 from mailerd.smtp.timing import Timing
 from mailerd.store.instances import Paused, ProviderState, Shared
 from mailerd.web.health import Health
@@ -60,7 +61,7 @@ class Engine:
         self._budgets = budgets
         composer = Composer(config)
         self.pipelines: dict[str, Pipeline] = {}
-        self._pools: list[SmtpPool | SinkPool] = []
+        self._pools: list[Pool] = []
         for provider in config.provider:
             budget = budgets.setdefault(provider.name, ConnectionBudget(provider.connections))
             users = [s.name for s in config.stream if provider in resolved.providers_of(s.name)]

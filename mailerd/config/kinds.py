@@ -1,0 +1,89 @@
+"""Which keys of a [[provider]] belong to which kind, and which it must have; and where its HTTP API is.
+
+Keys that every kind has are not listed. Pure data, and the check that goes with it (`misplaced`): it opens nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+__all__ = ["HTTP", "endpoint", "is_loopback", "misplaced", "users"]
+
+_SMTP: Final = frozenset(
+    ("host", "port", "tls_name", "username", "password", "helo", "messages_per_connection", "max_age", "pipeline")
+)
+
+
+class Api(msgspec.Struct, frozen=True):
+    """An HTTP API: keys that it must have, and those that it may have besides `endpoint` and `batch`."""
+
+    must: frozenset[str]
+    may: frozenset[str] = frozenset()
+
+
+def _api(must: str, may: str = "") -> Api:
+    return Api(frozenset(must.split()), frozenset(may.split()))
+
+
+HTTP: Final = {
+    "resend": _api("api_key", "batch"),
+}
+"""The kinds with an HTTP API."""
+
+_ONLY_HTTP: Final = frozenset(("endpoint",)).union(*(api.must | api.may for api in HTTP.values()))
+
+
+def users(key: str) -> tuple[str, ...]:
+    """The kinds that a key of [[provider]] is for, where it is for HTTP APIs alone; else none."""
+    if key not in _ONLY_HTTP:
+        return ()
+    return tuple(kind for kind, api in HTTP.items() if key == "endpoint" or key in api.must | api.may)
+
+
+def misplaced(kind: str, given: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) for each key that does not belong to this kind, and each that is missing."""
+    given = tuple(given)
+    api = HTTP.get(kind)
+    if api is None:
+        for key in given:
+            if key in _ONLY_HTTP:
+                yield key, f'is for providers with an HTTP API, not for kind = "{kind}"'
+        return
+    for key in given:
+        if key in _SMTP:
+            hint = "; the address of the API is `endpoint`" if key in ("host", "port") else ""
+            yield key, f'is for kind = "smtp", not for "{kind}"{hint}'
+        elif key in _ONLY_HTTP and key != "endpoint" and key not in api.must | api.may:
+            yield key, f'is not for kind = "{kind}"'
+    for key in sorted(api.must.difference(given)):
+        yield key, f'must be given for kind = "{kind}"'
+
+
+def endpoint(text: str, *, plain: bool) -> str:
+    """The base URL of an API. `http://` only to this machine, or where `plain` says so. Raises ValueError; never repeats
+    the text, which may hold a password."""
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise ValueError("is no URL: write `https://api.example.org`") from None
+    if url.scheme not in ("https", "http") or not host or port == 0:
+        raise ValueError("is no URL: write `https://api.example.org`")
+    if url.username is not None or url.query or url.fragment or any(c.isspace() for c in text):
+        raise ValueError("must have no user, no `?` and no `#`")
+    if url.scheme == "http" and not plain and not is_loopback(host):
+        raise ValueError('is not encrypted: write `https://`, or tls = "none" if it must be so')
+    return text
+
+
+def is_loopback(host: str) -> bool:
+    """Does this name or address mean this very machine?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
