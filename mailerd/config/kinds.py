@@ -32,6 +32,7 @@ def _api(must: str, may: str = "") -> Api:
 
 HTTP: Final = {
     "resend": _api("api_key", "batch"),
+    "ses": _api("access_key secret_key region", "configuration_set"),
 }
 """The kinds with an HTTP API."""
 

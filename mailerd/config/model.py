@@ -310,7 +310,7 @@ class Provider(Section, frozen=True, kw_only=True):
 
     name: Annotated[Name, Meta(description="What `pool.providers` says.", examples=["relay"])]
     kind: Annotated[
-        Literal["smtp", "resend", "sink"],
+        Literal["smtp", "ses", "resend", "sink"],
         Meta(
             description="`smtp`, the name of a provider whose HTTP API is spoken, or `sink`: accept and drop, for tests."
         ),
@@ -353,12 +353,34 @@ class Provider(Section, frozen=True, kw_only=True):
             extra={"secret": True},
         ),
     ] = None
+    access_key: Annotated[
+        str | None, Meta(description="Access key id of an AWS user.", examples=["AKIAIOSFODNN7EXAMPLE"])
+    ] = None
     secret_key: Annotated[
         str | None,
         Meta(
-            description="The second half of the key, where an HTTP API has two.",
+            description="The secret half of a key that has two. Better: MAILERD_PROVIDER__NAME__SECRET_KEY_FILE or a "
+            "systemd credential.",
             examples=["secret"],
             extra={"secret": True},
+        ),
+    ] = None
+    region: Annotated[
+        str | None,
+        Meta(
+            pattern="^[a-z0-9-]{2,32}$",
+            description="Region of the account, as the provider writes it.",
+            examples=["eu-central-1"],
+            extra={"words": "small letters, digits and `-`"},
+        ),
+    ] = None
+    configuration_set: Annotated[
+        str | None,
+        Meta(
+            pattern="^[A-Za-z0-9_-]{1,64}$",
+            description="Configuration set that each message names.",
+            examples=["mailerd"],
+            extra={"words": "letters, digits, `_` and `-`, at most 64"},
         ),
     ] = None
     endpoint: Annotated[

@@ -129,8 +129,10 @@ def _kind(tree: Tree, path: Path, provider: Provider) -> None:
     if provider.kind in kinds.HTTP:
         if "tls" in raw and provider.tls not in ("none", "implicit"):
             tree.problem((*path, "tls"), f'of kind = "{provider.kind}" is "implicit" or "none"')
-        if provider.api_key is not None and not (provider.api_key.isascii() and provider.api_key.isprintable()):
-            tree.problem((*path, "api_key"), "must be printable ASCII: it goes into a header")
+        for key in ("api_key", "access_key", "secret_key"):
+            value = getattr(provider, key)
+            if value is not None and not value.isascii():
+                tree.problem((*path, key), "must be ASCII: it goes into a header")
 
 
 LEAST_TTL = 5.0

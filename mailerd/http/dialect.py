@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from mailerd.message import Outgoing, clean
+from mailerd.message import Failure, Outgoing, clean
 
 __all__ = [
     "ID_KEY",
@@ -29,6 +29,7 @@ __all__ = [
     "Request",
     "Response",
     "Verdict",
+    "ascii_only",
     "by_status",
     "encode",
     "ident",
@@ -194,6 +195,12 @@ def retry_after(response: Response) -> float:
 def ident(outgoing: Outgoing) -> str:
     """Our id of a message, as it is planted."""
     return str(outgoing.job.id)
+
+
+def ascii_only(outgoing: Outgoing) -> None:
+    """Raises `Failure` where a recipient's address is not ASCII: no provider's API takes those (RFC 6531)."""
+    if outgoing.utf8 and not all(to.address.isascii() for to in outgoing.recipients):
+        raise Failure("address: this provider takes only ASCII addresses", "address")
 
 
 def mapping(value: Any) -> dict[str, Any]:

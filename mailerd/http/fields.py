@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from mailerd.compose import address
+from mailerd.http.dialect import ascii_only
 from mailerd.message import Failure, Outgoing
 
 __all__ = ["Fields", "File", "Mailbox", "fields"]
@@ -98,8 +99,7 @@ class Fields(msgspec.Struct, frozen=True):
 
 def fields(outgoing: Outgoing) -> Fields:
     """The message as fields, for the recipients in its envelope."""
-    if outgoing.utf8 and not all(to.address.isascii() for to in outgoing.recipients):
-        raise Failure("address: this provider takes only ASCII addresses", "address")
+    ascii_only(outgoing)
     try:
         message = message_from_bytes(outgoing.content, policy=policy.SMTP)
         assert isinstance(message, EmailMessage)

@@ -8,9 +8,11 @@ from typing import Final
 from mailerd.config.model import Provider
 from mailerd.http.dialect import Dialect
 from mailerd.http.resend import Resend
+from mailerd.http.ses import Ses
 
 __all__ = ["DIALECTS"]
 
 DIALECTS: Final[dict[str, Callable[[Provider], Dialect]]] = {
     "resend": Resend,
+    "ses": Ses,
 }

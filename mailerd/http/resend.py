@@ -146,8 +146,8 @@ def _accepted(body: dict[str, Any], response: Response) -> Verdict:
 def _refused(response: Response, body: dict[str, Any]) -> Verdict:
     name = body.get("name")
     fault = _FAULTS.get(name) if isinstance(name, str) else None
-    if response.status == 403 and fault is Fault.MESSAGE:
-        fault = Fault.ACCOUNT
+    if response.status == 403 and fault is Fault.MESSAGE:  # a domain that is not verified: one sender's matter
+        return Verdict(Fault.RETRY, text=words(response), category="account")
     if response.status >= 500 and fault is not Fault.RETRY:
         fault = None
     return by_status(response, words(response), fault)

@@ -90,7 +90,7 @@ REFUSALS: list[tuple[int, Any, str, str]] = [
     (429, {"name": "rate_limit_exceeded", "message": "Too many requests"}, "unsent", "rate"),
     (429, {"name": "daily_quota_exceeded", "message": "daily"}, "unsent", "account"),
     (401, {"name": "missing_api_key", "message": "missing"}, "unsent", "account"),
-    (403, {"name": "validation_error", "message": "The domain is not verified"}, "unsent", "account"),
+    (403, {"name": "validation_error", "message": "The domain is not verified"}, "deferred", "account"),
     (404, {"name": "not_found", "message": "no such endpoint"}, "unsent", "protocol"),
     (413, None, "rejected", "size"),
     (500, {"name": "application_error", "message": "oops"}, "deferred", ""),
@@ -109,7 +109,10 @@ async def test_what_refusals_mean() -> None:
             await run.settled(sent)
             outcome = run.source.outcome(sent)
             assert (outcome.kind, outcome.category, outcome.code) == (kind, category, status), (status, body)
-            assert (run.pool.state == "open") == (category in ("account", "protocol")), (status, body)
+            assert (run.pool.state == "open") == (kind == "unsent" and category in ("account", "protocol")), (
+                status,
+                body,
+            )
 
 
 async def test_the_key_is_never_repeated() -> None:
