@@ -20,19 +20,24 @@ _SMTP: Final = frozenset(
 
 
 class Api(msgspec.Struct, frozen=True):
-    """An HTTP API: keys that it must have, and those that it may have besides `endpoint` and `batch`."""
+    """An HTTP API: keys that it must have, those that it may have besides `endpoint`, and its regions where it has a few."""
 
     must: frozenset[str]
     may: frozenset[str] = frozenset()
+    regions: tuple[str, ...] = ()
 
 
-def _api(must: str, may: str = "") -> Api:
-    return Api(frozenset(must.split()), frozenset(may.split()))
+def _api(must: str, may: str = "", regions: str = "") -> Api:
+    return Api(frozenset(must.split()), frozenset(may.split()), tuple(regions.split()))
 
 
 HTTP: Final = {
-    "resend": _api("api_key", "batch"),
     "ses": _api("access_key secret_key region", "configuration_set"),
+    "resend": _api("api_key", "batch"),
+    "sendgrid": _api("api_key", "region", "us eu"),
+    "mailgun": _api("api_key domain", "region", "us eu"),
+    "postmark": _api("api_key", "batch message_stream"),
+    "sparkpost": _api("api_key", "region", "us eu"),
 }
 """The kinds with an HTTP API."""
 

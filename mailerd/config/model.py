@@ -310,7 +310,7 @@ class Provider(Section, frozen=True, kw_only=True):
 
     name: Annotated[Name, Meta(description="What `pool.providers` says.", examples=["relay"])]
     kind: Annotated[
-        Literal["smtp", "ses", "resend", "sink"],
+        Literal["smtp", "ses", "resend", "sendgrid", "mailgun", "postmark", "sparkpost", "sink"],
         Meta(
             description="`smtp`, the name of a provider whose HTTP API is spoken, or `sink`: accept and drop, for tests."
         ),
@@ -369,9 +369,21 @@ class Provider(Section, frozen=True, kw_only=True):
         str | None,
         Meta(
             pattern="^[a-z0-9-]{2,32}$",
-            description="Region of the account, as the provider writes it.",
-            examples=["eu-central-1"],
+            description="Region of the account: of AWS as AWS writes it, `us` or `eu` of others.",
+            examples=["eu"],
             extra={"words": "small letters, digits and `-`"},
+        ),
+    ] = None
+    domain: Annotated[str | None, Meta(description="Sending domain of the account.", examples=["mail.example.org"])] = (
+        None
+    )
+    message_stream: Annotated[
+        str | None,
+        Meta(
+            pattern="^[a-z0-9-]{1,30}$",
+            description="Message stream that each message goes through. Default: the provider's.",
+            examples=["outbound"],
+            extra={"words": "small letters, digits and `-`, at most 30"},
         ),
     ] = None
     configuration_set: Annotated[

@@ -126,7 +126,10 @@ def _kind(tree: Tree, path: Path, provider: Provider) -> None:
         if (*path, key) not in tree.wrong:
             tree.problem((*path, key), wrong)
     _text(tree, (*path, "endpoint"), provider.endpoint, lambda text: kinds.endpoint(text, plain=provider.tls == "none"))
-    if provider.kind in kinds.HTTP:
+    _text(tree, (*path, "domain"), provider.domain, values.host)
+    if api := kinds.HTTP.get(provider.kind):
+        if provider.region is not None and api.regions and provider.region not in api.regions:
+            tree.problem((*path, "region"), f"must be one of {', '.join(f'`{region}`' for region in api.regions)}")
         if "tls" in raw and provider.tls not in ("none", "implicit"):
             tree.problem((*path, "tls"), f'of kind = "{provider.kind}" is "implicit" or "none"')
         for key in ("api_key", "access_key", "secret_key"):

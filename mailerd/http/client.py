@@ -85,10 +85,11 @@ class Call(Payload):
 
 
 class Client:
-    """Calls to one provider. Made and used in a running event loop; `close` ends it."""
+    """Calls to one provider, at `url`. Made and used in a running event loop; `close` ends it."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, url: str) -> None:
         self._provider = provider
+        self._plain = url.startswith("http:")
         self._session: aiohttp.ClientSession | None = None
         self._opening: asyncio.Lock = asyncio.Lock()
 
@@ -127,7 +128,8 @@ class Client:
         async with self._opening:
             if self._session is None:
                 provider = self._provider
-                context = await asyncio.to_thread(_context, provider.tls_ca)
+                plain = self._plain  # reading authorities takes milliseconds
+                context = True if plain else await asyncio.to_thread(_context, provider.tls_ca)
                 source = provider.source[0] if provider.source else None
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(

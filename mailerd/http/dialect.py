@@ -166,9 +166,12 @@ def by_status(response: Response, text: str = "", fault: Fault | None = None) ->
 
 
 def words(response: Response) -> str:
-    """What an answer says, in one line: a `message` of its JSON, else the beginning of the body."""
+    """What an answer says, in one line: the message of its JSON or of its first error there, else how the body begins."""
     found = response.json()
     if isinstance(found, dict):
+        errors = found.get("errors")
+        if isinstance(errors, list) and errors and isinstance(errors[0], dict):
+            found = errors[0]
         lower = {key.lower(): value for key, value in found.items() if isinstance(key, str)}
         said = [value for key in ("name", "code", "message", "error") if isinstance(value := lower.get(key), str | int)]
         if said:

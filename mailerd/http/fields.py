@@ -127,11 +127,11 @@ def _fields(message: EmailMessage, outgoing: Outgoing) -> Fields:
         tuple(cc),
         tuple(bcc),
         tuple(_mailboxes(message, "Reply-To")),
-        str(message.get("Subject", "")),
+        _plain(str(message.get("Subject", ""))),
         text,
         html,
         tuple(
-            (name, str(value))
+            (name, _plain(str(value)))
             for name, value in message.items()
             if name.lower() not in _STRUCTURE and not name.lower().startswith("content-")
         ),
@@ -149,8 +149,15 @@ def _key(mailbox: str) -> str:
 def _mailboxes(message: EmailMessage, name: str) -> list[Mailbox]:
     found: list[Mailbox] = []
     for header in message.get_all(name, []):
-        found += [Mailbox(one.display_name or "", one.addr_spec) for one in header.addresses if one.addr_spec]
+        found += [Mailbox(_plain(one.display_name), _plain(one.addr_spec)) for one in header.addresses if one.addr_spec]
     return found
+
+
+def _plain(text: str | None) -> str:
+    """On one line, and text that JSON can carry: octets that were no UTF-8 come out of the parser as surrogates."""
+    return " ".join(
+        (text or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "").split()
+    )
 
 
 def _body(message: EmailMessage) -> tuple[str | None, str | None, list[File]]:
@@ -197,7 +204,7 @@ def _file(part: EmailMessage, number: int) -> File:
     else:
         payload: Any = part.get_payload(decode=True)
         octets = payload or b""
-    cid = str(part.get("Content-ID", "")).strip().removeprefix("<").removesuffix(">")
-    name = part.get_filename() or f"attachment-{number}"
+    cid = _plain(str(part.get("Content-ID", ""))).removeprefix("<").removesuffix(">")
+    name = _plain(part.get_filename()) or f"attachment-{number}"
     inline = bool(cid) and part.get_content_disposition() != "attachment"
     return File(name, kind, base64.b64encode(octets).decode("ascii"), cid, inline)

@@ -7,12 +7,20 @@ from typing import Final
 
 from mailerd.config.model import Provider
 from mailerd.http.dialect import Dialect
+from mailerd.http.mailgun import Mailgun
+from mailerd.http.postmark import Postmark
 from mailerd.http.resend import Resend
+from mailerd.http.sendgrid import Sendgrid
 from mailerd.http.ses import Ses
+from mailerd.http.sparkpost import Sparkpost
 
 __all__ = ["DIALECTS"]
 
 DIALECTS: Final[dict[str, Callable[[Provider], Dialect]]] = {
-    "resend": Resend,
     "ses": Ses,
+    "resend": Resend,
+    "sendgrid": Sendgrid,
+    "mailgun": Mailgun,
+    "postmark": Postmark,
+    "sparkpost": Sparkpost,
 }

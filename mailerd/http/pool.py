@@ -88,7 +88,7 @@ class HttpPool:
         self._on_trouble = on_trouble
         self.clock = clock
         self._chance = chance
-        self.client = Client(provider)
+        self.client = Client(provider, dialect.url)
         self._secrets = tuple(one for one in (provider.api_key, provider.secret_key) if one)
         self._breaker = Breaker(FAILURES)
         self._pace = Breaker(first=0.5, longest=30.0)  # how long a rest is that was asked for without a number

@@ -14,7 +14,6 @@ from aiohttp import web
 
 from mailerd.http import flight
 from mailerd.message import Lease, OutcomeKind, Phase
-from mailerd.smtp.budget import ConnectionBudget
 from tests.http.rig import Seen, api, message, reply, rig
 
 SES = {"access_key": "A", "secret_key": "wJalr", "region": "eu-central-1"}
@@ -343,24 +342,6 @@ async def test_calls_stay_within_the_caps() -> None:
     assert most == 3
 
 
-async def test_two_streams_share_a_budget() -> None:
-    budget = ConnectionBudget(2)
-
-    async def answer(seen: Seen) -> web.Response:
-        await asyncio.sleep(0.005)
-        return ok(seen)
-
-    messages = [message() for _ in range(20)]
-    others = [message() for _ in range(20)]
-    async with api(answer) as server:
-        first = rig("ses", server.url, *messages, budget=budget, **SES)
-        async with first as run:
-            second = rig("ses", server.url, *others, budget=ConnectionBudget(1), **SES)
-            async with second as other:
-                await run.settled(*messages)
-                await other.settled(*others)
-
-
 async def test_a_window_that_is_used_up_is_waited_for() -> None:
     times: list[float] = []
 
@@ -431,9 +412,11 @@ async def test_account_trouble_stops_it_and_one_message_probes() -> None:
 
 async def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
     messages = [message() for _ in range(20)]
-    async with api(lambda seen: web.Response(status=503)) as server:
-        async with rig("ses", server.url, *messages, again=True, concurrency=1, **SES) as run:
-            await run.until(lambda: run.pool.state == "open")
+    async with (
+        api(lambda seen: web.Response(status=503)) as server,
+        rig("ses", server.url, *messages, again=True, concurrency=1, **SES) as run,
+    ):
+        await run.until(lambda: run.pool.state == "open")
     assert len(server.seen) == 5
 
 
