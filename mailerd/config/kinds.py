@@ -38,6 +38,9 @@ HTTP: Final = {
     "mailgun": _api("api_key domain", "region", "us eu"),
     "postmark": _api("api_key", "batch message_stream"),
     "sparkpost": _api("api_key", "region", "us eu"),
+    "brevo": _api("api_key"),
+    "mailjet": _api("api_key secret_key", "batch"),
+    "mailersend": _api("api_key"),
 }
 """The kinds with an HTTP API."""
 

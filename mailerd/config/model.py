@@ -310,7 +310,19 @@ class Provider(Section, frozen=True, kw_only=True):
 
     name: Annotated[Name, Meta(description="What `pool.providers` says.", examples=["relay"])]
     kind: Annotated[
-        Literal["smtp", "ses", "resend", "sendgrid", "mailgun", "postmark", "sparkpost", "sink"],
+        Literal[
+            "smtp",
+            "ses",
+            "resend",
+            "sendgrid",
+            "mailgun",
+            "postmark",
+            "sparkpost",
+            "brevo",
+            "mailjet",
+            "mailersend",
+            "sink",
+        ],
         Meta(
             description="`smtp`, the name of a provider whose HTTP API is spoken, or `sink`: accept and drop, for tests."
         ),

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from mailerd.config.model import Provider
+from mailerd.http.brevo import Brevo
 from mailerd.http.dialect import Dialect
+from mailerd.http.mailersend import Mailersend
 from mailerd.http.mailgun import Mailgun
+from mailerd.http.mailjet import Mailjet
 from mailerd.http.postmark import Postmark
 from mailerd.http.resend import Resend
 from mailerd.http.sendgrid import Sendgrid
@@ -23,4 +26,7 @@ DIALECTS: Final[dict[str, Callable[[Provider], Dialect]]] = {
     "mailgun": Mailgun,
     "postmark": Postmark,
     "sparkpost": Sparkpost,
+    "brevo": Brevo,
+    "mailjet": Mailjet,
+    "mailersend": Mailersend,
 }

@@ -61,9 +61,6 @@ async def test_a_message_goes_as_it_was_composed() -> None:
     assert run.source.results[sent.job.id][0].provider_message_id == "2026.1@mg.example.org"
 
 
-SOON = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-
-
 @pytest.mark.parametrize(
     ("status", "text", "kind", "category", "state"),
     [
@@ -73,21 +70,22 @@ SOON = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
         (403, "not allowed to send large batches yet", "unsent", "rate", "closed"),
         (404, "Domain not found: mg.example.org", "unsent", "protocol", "open"),
         (429, "recipient limit exceeded, try again", "unsent", "rate", "closed"),
-        (429, f"recipient limit exceeded, try again after {SOON}", "unsent", "rate", "open"),
+        (429, "recipient limit exceeded, try again after SOON", "unsent", "rate", "open"),
         (500, "", "deferred", "", "closed"),
         (200, "", "in_doubt", "", "closed"),
     ],
 )
 async def test_what_answers_mean(status: int, text: str, kind: str, category: str, state: str) -> None:
     sent = message()
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     async with (
-        api(lambda seen: reply({"message": text}, status)) as server,
+        api(lambda seen: reply({"message": text.replace("SOON", soon)}, status)) as server,
         rig("mailgun", server.url, sent, **KEY) as run,
     ):
         await run.settled(sent)
         outcome = run.source.outcome(sent)
         assert (outcome.kind, outcome.category, run.pool.state) == (kind, category, state)
-        assert (80 < outcome.retry_after <= 90) == (SOON in text)
+        assert (80 < outcome.retry_after <= 90) == ("SOON" in text)
 
 
 async def test_the_greeting_of_the_wrong_address() -> None:
