@@ -69,6 +69,10 @@ class Owner(Protocol):
         """Why no further call may be made now, or ''."""
         ...
 
+    def said(self, flight: Flight) -> None:
+        """It takes no further message."""
+        ...
+
     def answered(self, response: Response, verdicts: Sequence[Verdict]) -> None: ...
     def lost(self, lost: Lost) -> None: ...
     def clean(self, text: str) -> str: ...
@@ -87,6 +91,7 @@ class Flight:
         owner = self._owner
         begun = owner.clock()
         loads = self._loads(await self._say())
+        owner.said(self)
         owner.timings.request.observe(owner.clock() - begun)
         while loads:
             if why := owner.stopped:

@@ -97,6 +97,7 @@ class HttpPool:
         self._works = False  # a call was answered since the last trouble
         self._calls: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
+        self._filling: Flight | None = None  # takes what waits: another one would only make it smaller
         self._waking = False
         self._ending = False
         budget.join(stream)
@@ -185,7 +186,7 @@ class HttpPool:
     def _start(self) -> bool:
         """Starts a call with the next message. False: not now, or there is none."""
         now = self.clock()
-        if self._ending or self._breaker.state == "open":
+        if self._ending or self._filling is not None or self._breaker.state == "open":
             return False
         if self._room(now) < 1:
             self._ring(max(self._rests_until, self._window.until if self._window.room(now) < 1 else 0.0), now)
@@ -198,6 +199,7 @@ class HttpPool:
             return False
         self._window.start(now)
         flight = Flight(self, outgoing)
+        self._filling = flight if self.load > 1 else None
         task = asyncio.get_running_loop().create_task(flight.run(), name=f"call:{self.provider.name}")
         self._calls.add(task)
         task.add_done_callback(lambda done: self._landed(done, flight))
@@ -206,6 +208,8 @@ class HttpPool:
     def _landed(self, task: asyncio.Task[None], flight: Flight) -> None:
         """The end of a call's task, also of one that was cancelled before it ran."""
         self._calls.discard(task)
+        if self._filling is flight:
+            self._filling = None
         self._budget.release(self.stream)
         flight.give_back("shutting down")
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -224,6 +228,13 @@ class HttpPool:
             self.wake()
 
     # -- what a call has learnt --------------------------------------------------------------------------------------
+
+    def said(self, flight: Flight) -> None:
+        """A call has taken what it can: the next one may be filled."""
+        if self._filling is flight:
+            self._filling = None
+            if not self._ending:
+                self.wake()
 
     def answered(self, response: Response, verdicts: Sequence[Verdict]) -> None:
         """What an answer says of the provider. Before its messages are given back."""
