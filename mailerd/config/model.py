@@ -15,51 +15,39 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mailerd.config.base import Cap, D, Duration, Name, Quota, Rate, Section, Size
+from mailerd.config.provider import Call, Provider, Timeouts
 
-class Duration(float):
-    """Seconds. Written `250ms`, `30s`, `5m`, `2h`, `2d`, or a bare number of seconds."""
-
-
-class Size(int):
-    """Octets. Written `64kB`, `25MB`, or a bare number of octets."""
-
-
-class Rate(float):
-    """Messages a second. Written `100/s`, `20/m`, `5000/h`, `50000/d`."""
-
-
-class Quota(str):
-    """Messages in a calendar day or month. Written `50000/d`, `1000000/month`."""
-
-    __slots__ = ()
-
-    @property
-    def messages(self) -> int:
-        return int(self.partition("/")[0])
-
-    @property
-    def period(self) -> str:
-        """`day` or `month`."""
-        return "month" if self.endswith("month") else "day"
-
-
-class Cap(str):
-    """So many in any such span of time. Written `5/h`, `20/d`."""
-
-    __slots__ = ()
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every table of the file."""
-
-
-D = Duration
-Name = Annotated[
-    str,
-    Meta(
-        pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
-        extra={"words": "letters, digits, `_`, `.` and `-`, first a letter or digit, at most 63"},
-    ),
+__all__ = [
+    "Call",
+    "Campaign",
+    "Cap",
+    "Config",
+    "D",
+    "Database",
+    "Domain",
+    "Duration",
+    "Feedback",
+    "GroupsSection",
+    "Identity",
+    "Instance",
+    "LeaseSection",
+    "Limits",
+    "Log",
+    "Name",
+    "Ops",
+    "Pool",
+    "PoolDomain",
+    "Provider",
+    "Quota",
+    "Rate",
+    "RetryPolicy",
+    "Section",
+    "Shutdown",
+    "Size",
+    "Stream",
+    "Templates",
+    "Timeouts",
 ]
 
 
@@ -290,183 +278,6 @@ class Pool(Section, frozen=True, kw_only=True):
     domain: Annotated[
         tuple[PoolDomain, ...], Meta(description="Limits of this pool for single domain groups: `[[pool.domain]]`.")
     ] = ()
-
-
-class Timeouts(Section, frozen=True, kw_only=True):
-    """Deadlines of a conversation. Defaults follow RFC 5321 §4.5.3.2, shortened where no mail is at risk."""
-
-    connect: Annotated[Duration, Meta(description="TCP and TLS set-up.")] = D(15)
-    greeting: Annotated[Duration, Meta(description="220 greeting, EHLO, STARTTLS, AUTH, each.")] = D(30)
-    command: Annotated[Duration, Meta(description="MAIL, RCPT, DATA; the answer to an HTTP call.")] = D(60)
-    content: Annotated[Duration, Meta(description="Each 64 kB of content to be taken by the peer.")] = D(180)
-    dot: Annotated[
-        Duration,
-        Meta(description="The reply to the final dot. Short values make duplicates (RFC 5321 says 10 minutes)."),
-    ] = D(600)
-
-
-class Provider(Section, frozen=True, kw_only=True):
-    """Who takes the mail: an SMTP relay, or a provider's HTTP API."""
-
-    name: Annotated[Name, Meta(description="What `pool.providers` says.", examples=["relay"])]
-    kind: Annotated[
-        Literal[
-            "smtp",
-            "ses",
-            "resend",
-            "sendgrid",
-            "mailgun",
-            "postmark",
-            "sparkpost",
-            "brevo",
-            "mailjet",
-            "mailersend",
-            "sink",
-        ],
-        Meta(
-            description="`smtp`, the name of a provider whose HTTP API is spoken, or `sink`: accept and drop, for tests."
-        ),
-    ] = "smtp"
-    host: Annotated[str, Meta(description="Host name or address.")] = "localhost"
-    port: Annotated[int, Meta(ge=1, le=65535, description="Default: 465 with implicit TLS, else 587.")] = 587
-    tls: Annotated[
-        Literal["none", "opportunistic", "starttls", "implicit"],
-        Meta(
-            description="`starttls` and `implicit` verify the certificate; "
-            "`opportunistic` takes what is offered; `none` is plain text."
-        ),
-    ] = "starttls"
-    tls_ca: Annotated[
-        str | None,
-        Meta(
-            description="PEM file of the authorities to trust instead of the system's.",
-            examples=["ca.pem"],
-            extra={"path": True},
-        ),
-    ] = None
-    tls_name: Annotated[
-        str | None,
-        Meta(description="Name the certificate must have, if not `host`.", examples=["smtp.example.org"]),
-    ] = None
-    username: Annotated[str | None, Meta(description="AUTH user; absent: no AUTH.", examples=["mailer"])] = None
-    password: Annotated[
-        str | None,
-        Meta(
-            description="AUTH password. Better: MAILERD_PROVIDER__NAME__PASSWORD_FILE or a systemd credential.",
-            examples=["secret"],
-            extra={"secret": True},
-        ),
-    ] = None
-    api_key: Annotated[
-        str | None,
-        Meta(
-            description="Key of an HTTP API. Better: MAILERD_PROVIDER__NAME__API_KEY_FILE or a systemd credential.",
-            examples=["secret"],
-            extra={"secret": True},
-        ),
-    ] = None
-    access_key: Annotated[
-        str | None, Meta(description="Access key id of an AWS user.", examples=["AKIAIOSFODNN7EXAMPLE"])
-    ] = None
-    secret_key: Annotated[
-        str | None,
-        Meta(
-            description="The secret half of a key that has two. Better: MAILERD_PROVIDER__NAME__SECRET_KEY_FILE or a "
-            "systemd credential.",
-            examples=["secret"],
-            extra={"secret": True},
-        ),
-    ] = None
-    region: Annotated[
-        str | None,
-        Meta(
-            pattern="^[a-z0-9-]{2,32}$",
-            description="Region of the account: of AWS as AWS writes it, `us` or `eu` of others.",
-            examples=["eu"],
-            extra={"words": "small letters, digits and `-`"},
-        ),
-    ] = None
-    domain: Annotated[str | None, Meta(description="Sending domain of the account.", examples=["mail.example.org"])] = (
-        None
-    )
-    message_stream: Annotated[
-        str | None,
-        Meta(
-            pattern="^[a-z0-9-]{1,30}$",
-            description="Message stream that each message goes through. Default: the provider's.",
-            examples=["outbound"],
-            extra={"words": "small letters, digits and `-`, at most 30"},
-        ),
-    ] = None
-    configuration_set: Annotated[
-        str | None,
-        Meta(
-            pattern="^[A-Za-z0-9_-]{1,64}$",
-            description="Configuration set that each message names.",
-            examples=["mailerd"],
-            extra={"words": "letters, digits, `_` and `-`, at most 64"},
-        ),
-    ] = None
-    endpoint: Annotated[
-        str | None,
-        Meta(
-            description="Base URL of an HTTP API instead of the provider's own: another region, a proxy, a test.",
-            examples=["https://api.example.org"],
-        ),
-    ] = None
-    batch: Annotated[
-        int | None,
-        Meta(
-            ge=1,
-            description="Most messages in one call, where an HTTP API takes several. Default: as many as it takes.",
-            examples=[100],
-        ),
-    ] = None
-    helo: Annotated[
-        str | None,
-        Meta(description="Name we say in EHLO; default: this host's name.", examples=["mail.example.org"]),
-    ] = None
-    source: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Local addresses to connect from. With several, each is a provider of its own, `NAME@ADDRESS`, with "
-            "its own connections, rate and quota.",
-            examples=[["192.0.2.1"]],
-            extra={"one": True},
-        ),
-    ] = ()
-    weight: Annotated[
-        int, Meta(ge=1, le=1000, description="Its share of the pool's mail, against the weights of the others.")
-    ] = 1
-    rate: Annotated[Rate | None, Meta(description="Most messages to it, over all instances.", examples=["14/s"])] = None
-    quota: Annotated[
-        Quota | None,
-        Meta(description="Most messages in a calendar day or month; it goes on at the next one.", examples=["50000/d"]),
-    ] = None
-    quota_zone: Annotated[str, Meta(description="Time zone in which the provider's days and months begin.")] = "UTC"
-    connections: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=10_000,
-            description="Most connections to it, over all instances; of an HTTP API, most calls at a time.",
-        ),
-    ] = 20
-    messages_per_connection: Annotated[
-        int, Meta(ge=0, description="Messages after which a connection is closed; 0: no limit.")
-    ] = 1000
-    max_age: Annotated[Duration, Meta(description="Age at which an idle or between-messages connection is closed.")] = (
-        D(600)
-    )
-    idle: Annotated[Duration, Meta(description="Idle time after which a connection is closed.")] = D(30)
-    pipeline: Annotated[
-        bool,
-        Meta(
-            description="Send commands in groups, and the next envelope behind the final dot, where PIPELINING is "
-            "offered (RFC 2920). false: one command at a time, for servers that get it wrong."
-        ),
-    ] = True
-    timeouts: Timeouts = Timeouts()
 
 
 class Domain(Section, frozen=True, kw_only=True):

@@ -127,6 +127,15 @@ def _kind(tree: Tree, path: Path, provider: Provider) -> None:
             tree.problem((*path, key), wrong)
     _text(tree, (*path, "endpoint"), provider.endpoint, lambda text: kinds.endpoint(text, plain=provider.tls == "none"))
     _text(tree, (*path, "domain"), provider.domain, values.host)
+    if provider.kind == "http":
+        call, at = provider.call, (*path, "call")
+        if call.body is None and (*at, "body") not in tree.wrong and "call" in raw:
+            tree.problem((*at, "body"), "must be given")
+        _text(tree, (*at, "body"), call.body, _readable)
+        for key, check in (("headers", kinds.header), ("accepted", kinds.status), ("faults", kinds.fault)):
+            for text in getattr(call, key):
+                _text(tree, (*at, key), text, check)
+        _text(tree, (*at, "idempotency"), call.idempotency, lambda name: kinds.header(f"{name}: x"))
     if api := kinds.HTTP.get(provider.kind):
         if provider.region is not None and api.regions and provider.region not in api.regions:
             tree.problem((*path, "region"), f"must be one of {', '.join(f'`{region}`' for region in api.regions)}")

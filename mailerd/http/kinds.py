@@ -8,6 +8,7 @@ from typing import Final
 from mailerd.config.model import Provider
 from mailerd.http.brevo import Brevo
 from mailerd.http.dialect import Dialect
+from mailerd.http.generic import Generic
 from mailerd.http.mailersend import Mailersend
 from mailerd.http.mailgun import Mailgun
 from mailerd.http.mailjet import Mailjet
@@ -29,4 +30,5 @@ DIALECTS: Final[dict[str, Callable[[Provider], Dialect]]] = {
     "brevo": Brevo,
     "mailjet": Mailjet,
     "mailersend": Mailersend,
+    "http": Generic,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mailerd.config import kinds
 from mailerd.config.model import Provider
 from mailerd.config.schema import keys
+from mailerd.http.dialect import Fault
 from mailerd.http.kinds import DIALECTS
 from tests.unit.test_config_load import good, problems
 
@@ -38,8 +41,8 @@ def test_a_secret_may_come_from_the_environment() -> None:
         ('endpoint = "http://api.example.org"', 'endpoint: is not encrypted: write `https://`, or tls = "none" if it must be so'),
         ('endpoint = "api.example.org"', "endpoint: is no URL: write `https://api.example.org`"),
         ('endpoint = "ftp://api.example.org"', "endpoint: is no URL: write `https://api.example.org`"),
-        ('endpoint = "https://u:p@api.example.org"', "endpoint: must have no user, no `?` and no `#`"),
-        ('endpoint = "https://api.example.org/?a=b"', "endpoint: must have no user, no `?` and no `#`"),
+        ('endpoint = "https://u:p@api.example.org"', "endpoint: must have no user and no `#`"),
+        ('endpoint = "https://api.example.org/#a"', "endpoint: must have no user and no `#`"),
         ('endpoint = "https://[::1"', "endpoint: is no URL: write `https://api.example.org`"),
         ("batch = 0", "batch: must be at least 1"),
     ],
@@ -67,3 +70,27 @@ def test_plain_http_to_this_machine(url: str) -> None:
 
 def test_plain_http_where_it_was_written_down() -> None:
     good(f'{RESEND}api_key = "x"\nendpoint = "http://proxy.internal"\ntls = "none"')
+
+
+HTTP = '[[provider]]\nname = "esp"\nkind = "http"\nendpoint = "https://a.example/v1?x=1"\n[provider.call]\n'
+
+
+def test_an_api_that_is_not_known_by_name(tmp_path: Path) -> None:
+    assert problems(HTTP) == ["5: provider.esp.call.body: must be given"]
+    assert problems(HTTP.partition("[provider.call]")[0]) == ['1: provider.esp.call: must be given for kind = "http"']
+    (tmp_path / "b.j2").write_text("{}")
+    text = f'{HTTP}body = "{tmp_path / "b.j2"}"\n'
+    assert good(text).config.provider[0].call.accepted == ("2xx",)
+    words = ", ".join(kinds.FAULTS)
+    assert problems(f"{text}headers = ['Content-Type: x']\naccepted = ['2x']\nfaults = ['400 bad', '40 message']") == [
+        "7: provider.esp.call.headers: must not set Content-Type: that is done for you",
+        "8: provider.esp.call.accepted: must be statuses such as `404` or `4xx`, not `2x`",
+        f"9: provider.esp.call.faults: must be a status, one of {words}, and words if need be, not `400 bad`",
+    ]
+    assert problems(f"{text}headers = ['A: secret\N{LATIN SMALL LETTER E WITH ACUTE}']") == [
+        '7: provider.esp.call.headers: must be a list of headers, as in ["Authorization: Bearer {{ api_key }}"]'
+    ]
+
+
+def test_faults_have_the_same_names_everywhere() -> None:
+    assert tuple(Fault) == kinds.FAULTS

@@ -10,7 +10,7 @@ import pytest
 
 from mailerd.config.kinds import HTTP, users
 from mailerd.config.load import flatten, parse
-from mailerd.config.model import Config, Provider
+from mailerd.config.model import Call, Config, Provider
 from mailerd.config.reference import minimal, reference, rows, sample, show
 from mailerd.config.resolved import complete
 from mailerd.config.schema import documented, keys
@@ -22,7 +22,7 @@ OF_APIS = {name for name in keys(Provider) if users(name)}  # the sample's provi
 
 def without_apis(text: str) -> str:
     """The sample without the keys that an SMTP relay does not have."""
-    return re.sub(rf"^#?(?:{'|'.join(OF_APIS)}) = .*\n", "", text, flags=re.MULTILINE)
+    return re.sub(rf"^#?(?:{'|'.join(OF_APIS)})(?:\.\w+)? = .*\n", "", text, flags=re.MULTILINE)
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the files that the examples name."""
     (tmp_path / "templates").mkdir()
     (tmp_path / "replies.toml").write_text("")
+    (tmp_path / "api.json.j2").write_text("{}")
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
     return tmp_path / "mailerd.toml"
 
@@ -57,8 +58,9 @@ def test_it_works_with_everything_uncommented(text: str, folder: Path) -> None:
 def test_the_sample_has_every_key_at_its_default(folder: Path) -> None:
     loaded = parse(COMMENTED.sub("", without_apis(sample())), folder, {})
     unset = {path for path, origin in loaded.origins.items() if origin == "default"}
-    assert unset == {f"provider.relay.{name}" for name in OF_APIS}
-    assert all(f"\n#{name} = " in sample() for name in OF_APIS)
+    of_calls = {f"call.{name}" for name in keys(Call)}
+    assert unset == {f"provider.relay.{name}" for name in OF_APIS - {"call"} | of_calls}
+    assert all(f"\n#{name} = " in sample() for name in OF_APIS - {"call"} | of_calls)
     defaults: dict[str, Any] = {}
     for table, section, several in documented():
         made = {key.name: key.default for key in keys(section).values()}
@@ -76,7 +78,16 @@ def test_the_sample_has_every_key_at_its_default(folder: Path) -> None:
 @pytest.mark.parametrize("kind", HTTP)
 def test_the_examples_of_an_api_work(kind: str, folder: Path) -> None:
     lines = ["[[provider]]", 'name = "esp"', f'kind = "{kind}"']
-    lines += [f"{name} = {show(key, key.example)}" for name, key in keys(Provider).items() if kind in users(name)]
+    lines += [
+        f"{name} = {show(key, key.example)}"
+        for name, key in keys(Provider).items()
+        if kind in users(name) and name != "call"
+    ]
+    if kind == "http":
+        lines += [
+            f"call.{name} = {show(key, key.example if key.default in (None, ()) else key.default)}"
+            for name, key in keys(Call).items()
+        ]
     (provider,) = parse("\n".join(lines), folder, {}, require_provider=True).config.provider
     assert provider.kind == kind
 
