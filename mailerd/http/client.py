@@ -25,7 +25,7 @@ from mailerd.config.model import Provider
 from mailerd.http.dialect import Request, Response
 from mailerd.message import Phase, clean
 
-__all__ = ["Call", "Client", "Lost"]
+__all__ = ["Call", "Client", "Lost", "context"]
 
 PIECE: Final = 65_536
 LIMIT: Final = 65_536  # octets of an answer that are read
@@ -129,11 +129,11 @@ class Client:
             if self._session is None:
                 provider = self._provider
                 plain = self._plain  # reading authorities takes milliseconds
-                context = True if plain else await asyncio.to_thread(_context, provider.tls_ca)
+                verified = True if plain else await asyncio.to_thread(context, provider.tls_ca)
                 source = provider.source[0] if provider.source else None
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(
-                        ssl=context,
+                        ssl=verified,
                         limit=0,  # the pool counts
                         keepalive_timeout=float(provider.idle),
                         local_addr=(source, 0) if source else None,
@@ -156,10 +156,11 @@ def _phase(call: Call) -> Phase:
     return Phase.RESPONSE if call.written else Phase.REQUEST if call.connected else Phase.CONNECT
 
 
-def _context(tls_ca: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls_ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+def context(tls_ca: str | None) -> ssl.SSLContext:
+    """TLS that verifies the name and the certificate. Reads files. Raises OSError."""
+    made = ssl.create_default_context(cafile=tls_ca)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    return made
 
 
 async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:

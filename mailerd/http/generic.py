@@ -64,7 +64,7 @@ class Generic:
                 name, value = kinds.header(line)
                 self._headers[name] = sandbox.from_string(value).render(self._keys)
         except Exception as error:  # jinja2 has many, and a file may be anything
-            raise Failure(f"provider {provider.name}: call: {error}", "configuration") from error
+            raise Failure(f"provider.{provider.name}.call: {error}", "configuration") from error
 
     def entry(self, outgoing: Outgoing) -> Entry:
         try:

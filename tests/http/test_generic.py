@@ -107,7 +107,7 @@ async def test_a_body_that_cannot_be_made_fails_its_message(tmp_path: Path, body
 
 def test_a_template_that_is_none(tmp_path: Path) -> None:
     options = call(tmp_path, "{{ }")
-    with pytest.raises(Failure, match="provider esp: call"):
+    with pytest.raises(Failure, match=r"provider\.esp\.call: "):
         Generic(Provider(name="esp", kind="http", endpoint="https://a.example", **options))
 
 
