@@ -49,6 +49,9 @@ _CATEGORIES: Final = {
 
 def outcome(verdict: Verdict, status: int, provider: str) -> Outcome:
     """The outcome for each recipient of a message; `status` is the HTTP status, 0 without an answer."""
+    category = verdict.category or _CATEGORIES.get(verdict.fault, "") if verdict.fault else ""
+    if verdict.fault is Fault.RETRY and status >= 500 and not category:
+        category = "connection"  # said before anybody takes it for a reply code of SMTP
     return Outcome(
         _KINDS[verdict.fault],
         Phase.RESPONSE,
@@ -57,6 +60,6 @@ def outcome(verdict: Verdict, status: int, provider: str) -> Outcome:
         clean(verdict.text),
         provider,
         clean(verdict.id, 200),
-        verdict.category or _CATEGORIES.get(verdict.fault, "") if verdict.fault else "",
+        category,
         verdict.retry_after,
     )

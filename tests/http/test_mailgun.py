@@ -71,7 +71,7 @@ async def test_a_message_goes_as_it_was_composed() -> None:
         (404, "Domain not found: mg.example.org", "unsent", "protocol", "open"),
         (429, "recipient limit exceeded, try again", "unsent", "rate", "closed"),
         (429, "recipient limit exceeded, try again after SOON", "unsent", "rate", "open"),
-        (500, "", "deferred", "", "closed"),
+        (500, "", "deferred", "connection", "closed"),
         (200, "", "in_doubt", "", "closed"),
     ],
 )

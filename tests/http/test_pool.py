@@ -304,6 +304,16 @@ async def test_a_bad_message_is_found_by_halves() -> None:
     assert len(server.seen) < 12
 
 
+async def test_each_call_is_measured() -> None:
+    messages = [message() for _ in range(3)]
+    async with api(ok) as server, rig("ses", server.url, *messages, **SES) as run:
+        await run.settled(*messages)
+        assert {phase: sum(timing.counts) for phase, timing in run.pool.timings.items()} == {
+            "request": 3,
+            "response": 3,
+        }
+
+
 async def test_a_batch_is_no_larger_than_configured() -> None:
     messages = [message() for _ in range(10)]
     async with api(ok) as server, rig("resend", server.url, *messages, batch=4, **RESEND) as run:

@@ -93,7 +93,7 @@ REFUSALS: list[tuple[int, Any, str, str]] = [
     (403, {"name": "validation_error", "message": "The domain is not verified"}, "deferred", "account"),
     (404, {"name": "not_found", "message": "no such endpoint"}, "unsent", "protocol"),
     (413, None, "rejected", "size"),
-    (500, {"name": "application_error", "message": "oops"}, "deferred", ""),
+    (500, {"name": "application_error", "message": "oops"}, "deferred", "connection"),
     (503, None, "unsent", "connection"),
     (302, None, "unsent", "protocol"),
 ]

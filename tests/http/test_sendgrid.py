@@ -87,7 +87,7 @@ async def test_nothing_is_said_as_a_blank() -> None:
         (413, "", "rejected", "size", "closed"),
         (404, "", "unsent", "protocol", "open"),
         (429, "too many requests", "unsent", "rate", "closed"),
-        (500, "", "deferred", "", "closed"),
+        (500, "", "deferred", "connection", "closed"),
         (503, "", "unsent", "connection", "closed"),
         (200, "", "in_doubt", "", "closed"),
     ],

@@ -118,7 +118,7 @@ REFUSALS: list[tuple[int, str, str, str, str, str]] = [
     (429, "", "Maximum sending rate exceeded.", "unsent", "rate", "closed"),
     (403, "SignatureDoesNotMatch", "The request signature we calculated…", "unsent", "account", "open"),
     (404, "NotFoundException", "Configuration set <x> does not exist", "unsent", "protocol", "open"),
-    (500, "InternalFailure", "internal", "deferred", "", "closed"),
+    (500, "InternalFailure", "internal", "deferred", "connection", "closed"),
     (503, "ServiceUnavailable", "later", "unsent", "connection", "closed"),
     (504, "", "", "in_doubt", "", "closed"),
     (200, "", "", "in_doubt", "", "closed"),
