@@ -32,13 +32,12 @@ def sign(
 ) -> dict[str, str]:
     """The headers that make this POST a signed one: X-Amz-Date and Authorization. `headers` are signed too, with the
     Host that the URL says; `at` is now, in UTC: AWS takes five minutes to either side."""
-    parts = urlsplit(url)
-    stamp = at.strftime("%Y%m%dT%H%M%SZ")
+    host, path = _address(url)
+    stamp = _stamp(at.replace(microsecond=0))
     signed = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
-    signed |= {"host": parts.netloc.rpartition("@")[2], "x-amz-date": stamp}
+    signed |= {"host": host, "x-amz-date": stamp}
     names = ";".join(sorted(signed))
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    path = quote(parts.path or "/", safe="/-_.~")
     canonical = f"POST\n{path}\n\n{lines}\n{names}\n{sha256(body).hexdigest()}"
     scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
     text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
@@ -47,6 +46,18 @@ def sign(
         "X-Amz-Date": stamp,
         "Authorization": f"{_ALGORITHM} Credential={access_key}/{scope}, SignedHeaders={names}, Signature={signature}",
     }
+
+
+@lru_cache(maxsize=16)
+def _address(url: str) -> tuple[str, str]:
+    """Host and canonical path."""
+    parts = urlsplit(url)
+    return parts.netloc.rpartition("@")[2], quote(parts.path or "/", safe="/-_.~")
+
+
+@lru_cache(maxsize=16)
+def _stamp(second: datetime) -> str:
+    return second.strftime("%Y%m%dT%H%M%SZ")
 
 
 @lru_cache(maxsize=16)

@@ -40,8 +40,10 @@ class Window:
     def tell(self, headers: Mapping[str, str], now: float, wall: float, others: int) -> None:
         """An answer came, while `others` were still in flight. `now` is monotonic, `wall` a Unix time."""
         for prefix in _PREFIXES:
-            left = _number(headers.get(prefix + "remaining"))
-            reset = _number(headers.get(prefix + "reset"))
+            said = headers.get(prefix + "remaining")
+            if said is None:
+                continue
+            left, reset = _number(said), _number(headers.get(prefix + "reset"))
             if left is None or reset is None:
                 continue
             wait = min(max(reset - wall if reset > _EPOCH else reset, 0.0), LONGEST)
