@@ -67,6 +67,8 @@ class Phase(StrEnum):
     DATA = "data"
     CONTENT = "content"  # after 354, before the final dot has been written
     DOT = "dot"  # the final dot is written: from here on the message may have been accepted
+    REQUEST = "request"  # an HTTP call, before its last octet was written: nothing was accepted
+    RESPONSE = "response"  # it is written: what it carries may have been accepted
     COMPOSE = "compose"
     GATE = "gate"
 

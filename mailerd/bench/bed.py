@@ -110,13 +110,14 @@ class Bed:
         settings = self.settings
         command = mailerd(
             "sink",
-            *("--listen", "127.0.0.1:0", "--record", str(self.ledgers)),
+            *("--listen", "127.0.0.1:0", "--record", str(self.ledgers), "--dialect", settings.provider),
             *("--processes", str(settings.sink_processes), "--seed", str(settings.seed)),
             *("--latency", str(settings.latency * 1000), "--faults", str(settings.faults * 100)),
             *(part for kind in settings.kinds for part in ("--fault", kind)),
         )
         if settings.tls:
-            command += ["--tls", "starttls", "--ca", str(self.folder)]
+            tls = "starttls" if settings.provider == "smtp" else "implicit"
+            command += ["--tls", tls, "--ca", str(self.folder)]
             self._ca = self.folder / "ca.pem"
         self.sink = Child("the sink", command, self.folder / "sink.log")
         self.sink.wait_until(lambda: "listening on" in self.sink.words() if self.sink else False)

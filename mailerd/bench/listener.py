@@ -131,7 +131,10 @@ def _child(
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-    sink = Sink(msgspec.structs.replace(settings, seed=settings.seed + number), ledger, context)
+    make: type[Sink] = Sink
+    if settings.dialect:
+        from mailerd.bench.httpsink import HttpSink as make  # aiohttp's server is no part of an SMTP sink
+    sink = make(msgspec.structs.replace(settings, seed=settings.seed + number), ledger, context)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(sink, listener, parent))

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from mailerd.bench.fault import Kind
+from mailerd.config.kinds import HTTP
 
 __all__ = ["Scenario", "Settings", "Target", "configuration"]
 
@@ -32,6 +33,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     wake: Literal["notify", "poll"] = "notify"
     instances: int = 1
     connections: int = 20
+    provider: str = "smtp"  # or whose HTTP API is spoken
     on_uncertain: Literal["resend", "hold"] = "resend"
     limited: bool = False  # five limits a message, too high to hold anything up: what they cost by themselves
     faults: float = 0.0
@@ -91,6 +93,13 @@ def configuration(settings: Settings, target: Target, name: str) -> str:
         if settings.limited
         else ""
     )
+    if settings.provider == "smtp":
+        where = f"host = {q(target.host)}\nport = {target.port}\n{tls}\nmessages_per_connection = 0"
+    else:
+        scheme = "https" if target.ca else "http"
+        where = f'kind = {q(settings.provider)}\nendpoint = "{scheme}://{target.host}:{target.port}"\n'
+        where += f"tls_ca = {q(str(target.ca))}\n" if target.ca else ""
+        where += "\n".join(f'{key} = "bench"' for key in sorted(HTTP[settings.provider].must))
     streams = "\n".join(
         # Retries come soon and are many, so that a test with faults ends; a real one would wait longer.
         f"[[stream]]\nname = {q(stream)}\nconcurrency = {settings.connections}\n"
@@ -122,11 +131,8 @@ return_path = "bounces@shop.example"
 {dkim}
 [[provider]]
 name = "sink"
-host = {q(target.host)}
-port = {target.port}
-{tls}
+{where}
 connections = {settings.connections * len(settings.stream_names)}
-messages_per_connection = 0
 {rate}
 {limits}
 {streams}"""

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     tls: Literal["none", "starttls", "implicit"] = "none"
     size: int = 52_428_800
     name: str = "sink.localhost"
+    dialect: str = ""  # a provider's HTTP API (`bench.httpsink`) in place of SMTP
 
 
 class Tally(msgspec.Struct):

@@ -31,6 +31,8 @@ _ROOMS: Final = (
     ("mailerd.compose", "compose"),
     ("jinja2", "compose"),
     ("mailerd.smtp", "smtp"),
+    ("mailerd.http", "http"),
+    ("aiohttp", "http"),
     ("mailerd.store", "store"),
     ("asyncpg", "store"),
     ("mailerd.flow", "flow"),

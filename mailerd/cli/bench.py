@@ -12,7 +12,7 @@ import click
 from mailerd.cli.output import Exit, Fatal, json_option, print_json, print_table
 from mailerd.cli.shape import NAMES as SHAPES
 from mailerd.cli.shape import shape
-from mailerd.cli.sink import KINDS, host_and_port
+from mailerd.cli.sink import DIALECTS, KINDS, host_and_port
 
 if TYPE_CHECKING:
     from mailerd.bench.result import Result
@@ -78,8 +78,12 @@ NUMBER = _Number()
     "--on-uncertain", type=click.Choice(["resend", "hold"]), default="resend", show_default=True,
     help="Of the streams; `hold` commits an intent before each dot.",
 )  # fmt: skip
+@click.option(
+    "--provider", type=click.Choice(DIALECTS), default="smtp", show_default=True,
+    help="How it is sent: by SMTP, or by the HTTP API of a provider, which the sink plays.",
+)  # fmt: skip
 @click.option("--limited", is_flag=True, help="Five limits for each message, too high to hold it up: what they cost.")
-@click.option("--tls", is_flag=True, help="STARTTLS, with a verified certificate.")
+@click.option("--tls", is_flag=True, help="With a verified certificate: STARTTLS, or HTTPS.")
 @click.option("--dkim", is_flag=True, help="Sign the messages, with an RSA key of 2048 bits.")
 @click.option(
     "--faults", type=click.FloatRange(0, 100), default=0, metavar="PCT", help="Messages that the sink treats badly."

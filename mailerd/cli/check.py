@@ -64,7 +64,7 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
     warnings += _keys(loaded.config)
     if wrong_rules:
         if as_json:
-            problem = {"path": "feedback.rules", "line": None, "message": wrong_rules}
+            problem = {"path": wrong_rules.partition(":")[0], "line": None, "message": wrong_rules}
             print_json({"ok": False, "file": _file(loaded), "problems": [problem], "checks": []})
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong_rules, Exit.CONFIG)
@@ -86,9 +86,10 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
 
 
 def _rules(config: Config) -> tuple[str, list[str]]:
-    """(what is wrong with the reply rules, warnings about limits that hold for nothing)."""
+    """(what is wrong with the reply rules or a call's template, warnings about limits that hold for nothing)."""
     from mailerd.daemon.engine import reply_rules
     from mailerd.flow.domains import Group, Groups, matches_nothing
+    from mailerd.http.kinds import DIALECTS
     from mailerd.message import Failure
 
     own = [Group(domain.name, domain.match, domain.mx) for domain in config.domain]
@@ -105,6 +106,9 @@ def _rules(config: Config) -> tuple[str, list[str]]:
     ]
     try:
         reply_rules(config)
+        for provider in config.provider:
+            if dialect := DIALECTS.get(provider.kind):
+                dialect(provider)
     except Failure as failure:
         return failure.reason, warnings
     return "", warnings
@@ -209,10 +213,14 @@ async def _listener(settings: Database) -> Finding:
 
 
 async def _provider(provider: Provider) -> Finding:
+    from mailerd.http.kinds import DIALECTS
+    from mailerd.http.probe import probe
     from mailerd.smtp.core import Trouble
     from mailerd.smtp.handshake import Dialer
 
     subject = f"provider.{provider.name}"
+    if provider.kind in DIALECTS:
+        return Finding(subject, *await probe(provider))
     if provider.kind == "sink":
         return Finding(subject, True, "accepts and drops everything")
     found = await Dialer(provider).open()

@@ -1,4 +1,4 @@
-"""`mailerd sink`: the SMTP sink by itself, for people's own tests. Accepts everything, keeps nothing, counts."""
+"""`mailerd sink`: the SMTP or HTTP sink by itself, for people's own tests. Accepts everything, keeps nothing, counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ import click
 
 from mailerd.cli.output import Exit, Fatal, json_option, print_json, print_table
 
-__all__ = ["KINDS", "host_and_port", "sink"]
+__all__ = ["DIALECTS", "KINDS", "host_and_port", "sink"]
+
+DIALECTS = (  # SMTP, and those of bench.api: named here for the same reason
+    "smtp",
+    "ses",
+    "resend",
+    "sendgrid",
+    "mailgun",
+    "postmark",
+    "sparkpost",
+    "brevo",
+    "mailjet",
+    "mailersend",
+)
 
 KINDS = (  # as bench.fault.Kind: named here so that `--help` imports little
     "mail-4xx",
@@ -41,6 +54,10 @@ def host_and_port(_ctx: click.Context, _parameter: click.Parameter, value: str |
     "--listen", metavar="HOST:PORT", default="127.0.0.1:2525", show_default=True, callback=host_and_port,
     help="Where to listen; port 0 picks a free one.",
 )  # fmt: skip
+@click.option(
+    "--dialect", type=click.Choice(DIALECTS), default="smtp", show_default=True,
+    help="What it speaks: SMTP, or the HTTP API of a provider.",
+)  # fmt: skip
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes on that port.")
 @click.option("--latency", type=click.FloatRange(0), default=0, metavar="MS", help="Every answer is this late.")
 @click.option("--faults", type=click.FloatRange(0, 100), default=0, metavar="PCT", help="Messages treated badly.")
@@ -69,6 +86,7 @@ def host_and_port(_ctx: click.Context, _parameter: click.Parameter, value: str |
 @json_option
 def sink(
     listen: tuple[str, int],
+    dialect: str,
     processes: int,
     latency: float,
     faults: float,
@@ -81,9 +99,10 @@ def sink(
     ca: Path | None,
     as_json: bool,
 ) -> None:
-    """Take mail by SMTP and drop it, until interrupted; then say how much it was.
+    """Take mail by SMTP or a provider's HTTP API and drop it, until interrupted; then say how much it was.
 
-    Speaks PIPELINING, 8BITMIME, SMTPUTF8, SIZE, ENHANCEDSTATUSCODES, AUTH (any user, any password).
+    Speaks PIPELINING, 8BITMIME, SMTPUTF8, SIZE, ENHANCEDSTATUSCODES, AUTH (any user, any password). As an HTTP API it
+    takes any key; faults are 500, 503, 429, a message refused, no answer, or a late one.
     """
     import tempfile
 
@@ -91,7 +110,10 @@ def sink(
     from mailerd.bench.listener import PortTaken, bind, serve
     from mailerd.bench.sink import Settings
 
+    if dialect != "smtp" and tls == "starttls":
+        raise click.UsageError("--tls starttls is SMTP's; an HTTP API has implicit")
     settings = Settings(
+        dialect="" if dialect == "smtp" else dialect,
         latency=latency / 1000,
         faults=faults / 100,
         kinds=tuple(map(Kind, kinds)) or tuple(Kind),

@@ -26,6 +26,7 @@ from typing import Any
 
 import msgspec
 
+from mailerd.config.kinds import HTTP
 from mailerd.config.model import Config
 from mailerd.message import Failure, Job, Outgoing, Recipient, clean
 
@@ -70,6 +71,8 @@ class Composer:
         self._identities: dict[str, _Sender] = {}
         self._by_address: dict[str, _Sender] = {}
         every: list[Key] = []
+        # A message is signed before it is known who sends it.
+        rewritten = frozenset[str]().union(*(HTTP[p.kind].rewrites for p in config.provider if p.kind in HTTP))
         for identity in config.identity:
             where = f"identity {identity.name}"
             mailbox = address.parse(identity.sender, f"{where}: from")
@@ -85,7 +88,7 @@ class Composer:
                     return_path, utf8 = path.address, utf8 or path.utf8
             keys = keys_of(identity)
             every += keys
-            ring = Keyring(keys)
+            ring = Keyring(keys, rewritten)
             signer = ring.signer(mailbox.domain)
             sender = _Sender(
                 address.field("From", [mailbox]), mailbox.domain, return_path, reply_to, utf8, ring, signer
@@ -95,7 +98,7 @@ class Composer:
         first = next(iter(self._identities.values()), None)
         self._streams = {s.name: self._identities.get(s.identity) if s.identity else first for s in config.stream}
         self._first = first
-        self._keys = Keyring(every)
+        self._keys = Keyring(every, rewritten)
         self._must_sign = {s.name for s in config.stream if s.require_dkim}
         self._mailbox = lru_cache(4096)(self._resolve_mailbox)
 

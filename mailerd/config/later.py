@@ -16,5 +16,5 @@ LATER: dict[str, str] = {
 
 # Key path -> values of a choice that are reserved.
 LATER_CHOICES: dict[str, tuple[str, ...]] = {
-    "provider.kind": ("ses", "resend", "sendgrid", "mailgun", "postmark", "sparkpost", "mx"),
+    "provider.kind": ("mx",),
 }

@@ -1,7 +1,5 @@
-"""Who takes the mail: the tables of a provider, its timeouts, and the warm-up that a pool may have, too.
-
-Part of the model (`config.model`), which says how keys are declared.
-"""
+"""`[[provider]]` as types: a relay, or a provider's HTTP API; and the warm-up that a pool may have, too. Which keys belong
+to which kind of provider is in `config.kinds`."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from msgspec import Meta
 
 from mailerd.config.base import D, Duration, Name, Quota, Rate, Section
 
-__all__ = ["Provider", "Timeouts", "Warmup"]
+__all__ = ["Call", "Provider", "Timeouts", "Warmup"]
 
 
 class Warmup(Section, frozen=True, kw_only=True):
@@ -55,11 +53,11 @@ class Warmup(Section, frozen=True, kw_only=True):
 
 
 class Timeouts(Section, frozen=True, kw_only=True):
-    """Deadlines of an SMTP conversation. Defaults follow RFC 5321 §4.5.3.2, shortened where no mail is at risk."""
+    """Deadlines of a conversation. Defaults follow RFC 5321 §4.5.3.2, shortened where no mail is at risk."""
 
     connect: Annotated[Duration, Meta(description="TCP and TLS set-up.")] = D(15)
     greeting: Annotated[Duration, Meta(description="220 greeting, EHLO, STARTTLS, AUTH, each.")] = D(30)
-    command: Annotated[Duration, Meta(description="MAIL, RCPT, DATA.")] = D(60)
+    command: Annotated[Duration, Meta(description="MAIL, RCPT, DATA; the answer to an HTTP call.")] = D(60)
     content: Annotated[Duration, Meta(description="Each 64 kB of content to be taken by the peer.")] = D(180)
     dot: Annotated[
         Duration,
@@ -67,13 +65,76 @@ class Timeouts(Section, frozen=True, kw_only=True):
     ] = D(600)
 
 
+class Call(Section, frozen=True, kw_only=True):
+    """The call of a provider with an HTTP API that mailerd does not know by name: a POST to its `endpoint`."""
+
+    body: Annotated[
+        str | None,
+        Meta(
+            description="File with the Jinja template of the body. docs/adding-a-provider.md lists its variables.",
+            examples=["api.json.j2"],
+            extra={"path": True},
+        ),
+    ] = None
+    type: Annotated[str, Meta(description="Content type of the body.", pattern="^[!-~]+/[ -~]+$")] = "application/json"
+    headers: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="`Name: value` each; `{{ api_key }}`, `{{ secret_key }}`, `{{ domain }}` and `{{ region }}` are "
+            "put in.",
+            examples=[["Authorization: Bearer {{ api_key }}"]],
+        ),
+    ] = ()
+    accepted: Annotated[
+        tuple[str, ...], Meta(min_length=1, description="Statuses that mean accepted: `202`, or `2xx`.")
+    ] = ("2xx",)
+    id: Annotated[
+        str,
+        Meta(
+            description="Where the answer has its id: a path in its JSON such as `data.0.id`, or `header:x-message-id`."
+        ),
+    ] = "id"
+    faults: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What other answers mean: a status, `message`, `recipient`, `retry`, `rate`, `quota`, `account`, "
+            "`ours`, `down` or `doubt`, and words that the answer must have. First match wins, before what statuses "
+            "mean by themselves.",
+            examples=[["400 recipient no such user"]],
+        ),
+    ] = ()
+    idempotency: Annotated[
+        str | None,
+        Meta(
+            description="Header whose key makes the same call again harmless. With it, a lost answer is asked for again.",
+            examples=["Idempotency-Key"],
+        ),
+    ] = None
+
+
 class Provider(Section, frozen=True, kw_only=True):
-    """Who takes the mail: an SMTP relay."""
+    """Who takes the mail: an SMTP relay, or a provider's HTTP API."""
 
     name: Annotated[Name, Meta(description="What `pool.providers` says.", examples=["relay"])]
-    kind: Annotated[Literal["smtp", "sink"], Meta(description="`smtp`, or `sink`: accept and drop, for tests.")] = (
-        "smtp"
-    )
+    kind: Annotated[
+        Literal[
+            "smtp",
+            "ses",
+            "resend",
+            "sendgrid",
+            "mailgun",
+            "postmark",
+            "sparkpost",
+            "brevo",
+            "mailjet",
+            "mailersend",
+            "http",
+            "sink",
+        ],
+        Meta(
+            description="`smtp`, the name of a provider whose HTTP API is spoken, `http` for an API that [provider.call] describes, or `sink`: accept and drop, for tests."
+        ),
+    ] = "smtp"
     host: Annotated[str, Meta(description="Host name or address.")] = "localhost"
     port: Annotated[int, Meta(ge=1, le=65535, description="Default: 465 with implicit TLS, else 587.")] = 587
     tls: Annotated[
@@ -104,6 +165,71 @@ class Provider(Section, frozen=True, kw_only=True):
             extra={"secret": True},
         ),
     ] = None
+    api_key: Annotated[
+        str | None,
+        Meta(
+            description="Key of an HTTP API. Better: MAILERD_PROVIDER__NAME__API_KEY_FILE or a systemd credential.",
+            examples=["secret"],
+            extra={"secret": True},
+        ),
+    ] = None
+    access_key: Annotated[
+        str | None, Meta(description="Access key id of an AWS user.", examples=["AKIAIOSFODNN7EXAMPLE"])
+    ] = None
+    secret_key: Annotated[
+        str | None,
+        Meta(
+            description="The secret half of a key that has two. Better: MAILERD_PROVIDER__NAME__SECRET_KEY_FILE or a "
+            "systemd credential.",
+            examples=["secret"],
+            extra={"secret": True},
+        ),
+    ] = None
+    region: Annotated[
+        str | None,
+        Meta(
+            pattern="^[a-z0-9-]{2,32}$",
+            description="Region of the account: of AWS as AWS writes it, `us` or `eu` of others.",
+            examples=["eu"],
+            extra={"words": "small letters, digits and `-`"},
+        ),
+    ] = None
+    domain: Annotated[str | None, Meta(description="Sending domain of the account.", examples=["mail.example.org"])] = (
+        None
+    )
+    message_stream: Annotated[
+        str | None,
+        Meta(
+            pattern="^[a-z0-9-]{1,30}$",
+            description="Message stream that each message goes through. Default: the provider's.",
+            examples=["outbound"],
+            extra={"words": "small letters, digits and `-`, at most 30"},
+        ),
+    ] = None
+    configuration_set: Annotated[
+        str | None,
+        Meta(
+            pattern="^[A-Za-z0-9_-]{1,64}$",
+            description="Configuration set that each message names.",
+            examples=["mailerd"],
+            extra={"words": "letters, digits, `_` and `-`, at most 64"},
+        ),
+    ] = None
+    endpoint: Annotated[
+        str | None,
+        Meta(
+            description="Base URL of an HTTP API instead of the provider's own: another region, a proxy, a test.",
+            examples=["https://api.example.org"],
+        ),
+    ] = None
+    batch: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            description="Most messages in one call, where an HTTP API takes several. Default: as many as it takes.",
+            examples=[100],
+        ),
+    ] = None
     helo: Annotated[
         str | None,
         Meta(description="Name we say in EHLO; default: this host's name.", examples=["mail.example.org"]),
@@ -126,7 +252,14 @@ class Provider(Section, frozen=True, kw_only=True):
         Meta(description="Most messages in a calendar day or month; it goes on at the next one.", examples=["50000/d"]),
     ] = None
     quota_zone: Annotated[str, Meta(description="Time zone in which the provider's days and months begin.")] = "UTC"
-    connections: Annotated[int, Meta(ge=1, le=10_000, description="Most connections to it, over all instances.")] = 20
+    connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Most connections to it, over all instances; of an HTTP API, most calls at a time.",
+        ),
+    ] = 20
     messages_per_connection: Annotated[
         int, Meta(ge=0, description="Messages after which a connection is closed; 0: no limit.")
     ] = 1000
@@ -143,3 +276,4 @@ class Provider(Section, frozen=True, kw_only=True):
     ] = True
     timeouts: Timeouts = Timeouts()
     warmup: Warmup | None = None
+    call: Call = Call()

@@ -14,6 +14,7 @@ from typing import Any
 from mailerd.config import values
 from mailerd.config.base import Section
 from mailerd.config.environment import variable
+from mailerd.config.kinds import users
 from mailerd.config.schema import Key, documented, keys
 
 __all__ = ["minimal", "reference", "rows", "sample", "show"]
@@ -120,7 +121,7 @@ def reference(width: int = WIDTH) -> str:
                 if show(key, default)
                 else "no default"
             )
-            head = f"- `{name}` ({_type(key)}; {shown}): {key.description}"
+            head = f"- `{name}` ({_type(key)}; {shown}): {key.description}{_users(table, name)}"
             lines += textwrap.wrap(head, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
@@ -153,7 +154,7 @@ def sample() -> str:
         lines.append(header if working or not several else f"#{header}")
         for name, key, default in _leaves(section):
             lines.append("")
-            lines += _comment(_sentence(key))
+            lines += _comment(_sentence(key) + _users(table, name))
             value = working.get(name, key.example if default in (None, ()) else default)
             lines.append(f"{'' if name in working else '#'}{name} = {show(key, value)}")
     return "\n".join(lines) + "\n"
@@ -162,6 +163,12 @@ def sample() -> str:
 def _sentence(key: Key) -> str:
     choices = f" One of {_type(key).replace(' | ', ', ').replace('`', '')}." if key.kind == "choice" else ""
     return f"{key.description}{choices}"
+
+
+def _users(table: str, name: str) -> str:
+    """Which kinds of provider a key is for, where it is not for all of them."""
+    kinds = users(name) if table == "provider" else ()
+    return f" For kind = {', '.join(kinds)}." if kinds else ""
 
 
 def minimal() -> str:

@@ -12,7 +12,7 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from mailerd.config import values
+from mailerd.config import kinds, values
 from mailerd.config.decode import Tree, table_name
 from mailerd.config.lines import Path
 from mailerd.config.model import (
@@ -115,6 +115,7 @@ def _provider(tree: Tree, path: Path, provider: Provider) -> None:
     for address in provider.source:
         _text(tree, (*path, "source"), address, _address)
     _text(tree, (*path, "quota_zone"), provider.quota_zone, _zone)
+    _kind(tree, path, provider)
     if provider.password is not None and provider.username is None:
         tree.problem((*path, "password"), "is given without `username`")
     if provider.username is not None and provider.password is None and (*path, "password") not in tree.wrong:
@@ -195,6 +196,36 @@ def _signed_streams(tree: Tree) -> None:
             if identity is None or not identity.dkim:
                 words = f"identity `{identity.name}` has no" if identity else "there is no identity with a"
                 tree.problem((*path, "require_dkim"), f"{words} [[identity.dkim]] key: its mail could not be sent")
+
+
+def _kind(tree: Tree, path: Path, provider: Provider) -> None:
+    """The keys that its kind has, and no others."""
+    if (*path, "kind") in tree.wrong:
+        return
+    raw = tree.data["provider"][path[1]]
+    for key, wrong in kinds.misplaced(provider.kind, raw):
+        if (*path, key) not in tree.wrong:
+            tree.problem((*path, key), wrong)
+    _text(tree, (*path, "endpoint"), provider.endpoint, lambda text: kinds.endpoint(text, plain=provider.tls == "none"))
+    _text(tree, (*path, "domain"), provider.domain, values.host)
+    if provider.kind == "http":
+        call, at = provider.call, (*path, "call")
+        if call.body is None and (*at, "body") not in tree.wrong and "call" in raw:
+            tree.problem((*at, "body"), "must be given")
+        _text(tree, (*at, "body"), call.body, _readable)
+        for key, check in (("headers", kinds.header), ("accepted", kinds.status), ("faults", kinds.fault)):
+            for text in getattr(call, key):
+                _text(tree, (*at, key), text, check)
+        _text(tree, (*at, "idempotency"), call.idempotency, lambda name: kinds.header(f"{name}: x"))
+    if api := kinds.HTTP.get(provider.kind):
+        if provider.region is not None and api.regions and provider.region not in api.regions:
+            tree.problem((*path, "region"), f"must be one of {', '.join(f'`{region}`' for region in api.regions)}")
+        if "tls" in raw and provider.tls not in ("none", "implicit"):
+            tree.problem((*path, "tls"), f'of kind = "{provider.kind}" is "implicit" or "none"')
+        for key in ("api_key", "access_key", "secret_key"):
+            value = getattr(provider, key)
+            if value is not None and not value.isascii():
+                tree.problem((*path, key), "must be ASCII: it goes into a header")
 
 
 LEAST_TTL = 5.0

@@ -25,6 +25,7 @@ from mailerd.daemon.feedback import Feedback
 from mailerd.daemon.mint import Mint
 from mailerd.daemon.mx import MxRoller
 from mailerd.daemon.pipeline import Pipeline
+from mailerd.daemon.pools import Pool, make_pool
 from mailerd.daemon.scout import Scout
 from mailerd.daemon.signing import THREADS
 from mailerd.daemon.unsettled import Unsettled
@@ -34,7 +35,6 @@ from mailerd.flow.rules import RuleError, Rules, load
 from mailerd.flow.warming import Warming
 from mailerd.message import Failure, Outcome, OutcomeKind
 from mailerd.smtp.budget import ConnectionBudget, share
-from mailerd.smtp.pool import SinkPool, SmtpPool, make_pool
 from mailerd.smtp.timing import Timing
 from mailerd.store.instances import Paused, ProviderState, Shared
 from mailerd.web.health import Health
@@ -68,7 +68,7 @@ class Engine:
         composer = Composer(config)
         self._threads = ThreadPoolExecutor(THREADS, "sign") if composer.signing else None
         self.pipelines: dict[str, Pipeline] = {}
-        self._pools: list[SmtpPool | SinkPool] = []
+        self._pools: list[Pool] = []
         for provider in config.provider:
             budget = budgets.setdefault(provider.name, ConnectionBudget(provider.connections))
             users = [s.name for s in config.stream if provider in resolved.providers_of(s.name)]

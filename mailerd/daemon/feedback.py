@@ -24,7 +24,7 @@ from mailerd.flow.aimd import Aimd
 from mailerd.flow.classify import classify, wait_asked
 from mailerd.flow.limits import Held, Limits, key_of
 from mailerd.flow.rules import Rule, Rules, Thresholds
-from mailerd.message import Failure, Job, Outcome, OutcomeKind, Recipient
+from mailerd.message import Failure, Job, Outcome, OutcomeKind, Phase, Recipient
 from mailerd.store.database import DataError, Session
 from mailerd.store.suppression import Suppression, add
 from mailerd.store.throttle import alert, learn, set_rate
@@ -107,6 +107,7 @@ class Feedback:
                 and category == "rate"
                 and (rule is None or not rule.acts)
                 and kind is not OutcomeKind.REJECTED
+                and outcome.phase is not Phase.RESPONSE  # an API speaks of our account, and its pool paces itself
             ):
                 slots = self._refused.setdefault((pool, group), {})
                 slot = int((job.started or time.monotonic()) / _SLOT)

@@ -33,13 +33,13 @@ from mailerd.daemon.admission import Admission
 from mailerd.daemon.backlog import Backlog
 from mailerd.daemon.feed import Feed
 from mailerd.daemon.feedback import Feedback
+from mailerd.daemon.pools import Pool
 from mailerd.daemon.route import PACE, Route
 from mailerd.daemon.terms import Terms
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.flow.lanes import UNPARK, Lanes
 from mailerd.flow.limits import Limits
 from mailerd.message import Job, Settlement
-from mailerd.smtp.pool import SinkPool, SmtpPool
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.instances import Paused
 from mailerd.store.lease import MOST_LEASES, Claim, Unreadable, fetch_addresses, give_back, intend, lease, margin, renew
@@ -122,7 +122,7 @@ class Pipeline:
         self._timings = {name: metrics.statement(name) for name in ("lease", "settle", "renew", "intend")}
         unsettled.on_release.append(self._room_again)
 
-    def attach(self, group: int, pool: SmtpPool | SinkPool, feed: Feed, *, spare: bool = False) -> None:
+    def attach(self, group: int, pool: Pool, feed: Feed, *, spare: bool = False) -> None:
         """A provider's connections for this stream; `group` is the position of its pool in the stream's list, or
         (`spare`) of the one whose warm-up overflows to it."""
         self.route.attach(group, pool, feed, self._has_work, spare=spare)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from mailerd.config.resolved import base_of
 from mailerd.daemon.feed import Feed
+from mailerd.daemon.pools import Pool
 from mailerd.flow.bucket import Bucket
-from mailerd.smtp.pool import SinkPool, SmtpPool
 
 __all__ = ["Route"]
 
@@ -29,7 +29,7 @@ class _Way(NamedTuple):
     whose warm-up overflows to it (`spare`)."""
 
     group: int
-    pool: SmtpPool | SinkPool
+    pool: Pool
     feed: Feed
     spare: bool
 
@@ -46,9 +46,7 @@ class Route:
         self._timer_at = math.inf
         self.group = 0  # that sends now
 
-    def attach(
-        self, group: int, pool: SmtpPool | SinkPool, feed: Feed, has_work: Callable[[], bool], *, spare: bool = False
-    ) -> None:
+    def attach(self, group: int, pool: Pool, feed: Feed, has_work: Callable[[], bool], *, spare: bool = False) -> None:
         # Without a connection, work that is not leased yet is reason enough to open the first one, and to probe.
         feed.probe = lambda: has_work() and not any(pool.counts().values())
         feed.eager = lambda: pool.eager
@@ -57,7 +55,7 @@ class Route:
         self.choose()
 
     @property
-    def pools(self) -> list[SmtpPool | SinkPool]:
+    def pools(self) -> list[Pool]:
         return [way.pool for way in self._ways]
 
     @property
@@ -154,6 +152,6 @@ class Route:
             self._none_since = now
         return now - self._none_since >= PATIENCE
 
-    def _is_paused(self, pool: SmtpPool | SinkPool) -> bool:
+    def _is_paused(self, pool: Pool) -> bool:
         name = pool.provider.name
         return name in self._paused or base_of(name) in self._paused

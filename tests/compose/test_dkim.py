@@ -21,6 +21,7 @@ from mailerd.compose.composer import Composer
 from mailerd.compose.dkim import OVERSIGNED, Key, Keyring, Signer, relaxed_body, relaxed_fields, split
 from mailerd.config.base import Size
 from mailerd.config.model import Config, Dkim, Identity, Limits, Stream
+from mailerd.config.provider import Provider
 from mailerd.message import Failure, Outgoing
 from tests.compose.jobs import check_wire, job, parse
 from tests.compose.signing import Published, ed25519_key, key_file, rsa_key, verified
@@ -253,6 +254,14 @@ def test_what_the_provider_rewrites_is_left_out() -> None:
     rewritten = content.replace(b"<1@shop.example>", b"<theirs@mail.example>").replace(b"Thu, 05 Nov", b"Fri, 06 Nov")
     assert rewritten != content
     assert verified(rewritten, DNS) == [True, True]
+
+
+def test_where_a_provider_rewrites_fields_nothing_is_signed_that_would_break(tmp_path: Path) -> None:
+    key = str(key_file(tmp_path, ed25519_key()))
+    shop = Identity(name="shop", sender="shop@shop.example", dkim=(Dkim(selector="e1", key=key),))
+    for kind, rewritten in (("smtp", set()), ("ses", {"message-id", "date"})):
+        composer = Composer(Config(identity=(shop,), provider=(Provider(name="p", kind=kind),)))  # type: ignore[arg-type]
+        assert {"message-id", "date"} - set(signed_fields(composer.compose(job()).content)) == rewritten
 
 
 def test_layouts_are_bounded() -> None:

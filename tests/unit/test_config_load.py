@@ -16,6 +16,7 @@ from mailerd.config.load import ConfigError, Loaded, load, parse
 from mailerd.config.model import Config, Identity, Pool, Stream
 from mailerd.config.provider import Provider
 from mailerd.config.resolved import Resolved, complete
+from mailerd.config.schema import keys
 
 RELAY = '[[provider]]\nname = "relay"\n'
 
@@ -143,10 +144,13 @@ def test_a_key_of_a_later_version_is_refused_by_name(path: str) -> None:
     assert any(f"not available in this version ({LATER[path]})" in line for line in problems(text))
 
 
+KINDS = ", ".join(f"`{kind}`" for kind in keys(Provider)["kind"].choices)
+
+
 @pytest.mark.parametrize("kind", LATER_CHOICES["provider.kind"])
 def test_a_provider_of_a_later_version_is_refused_by_name(kind: str) -> None:
     (line,) = problems(f"{RELAY}kind = '{kind}'")
-    assert line == f"3: provider.relay.kind: `{kind}` is not available in this version; there is `smtp`, `sink`"
+    assert line == f"3: provider.relay.kind: `{kind}` is not available in this version; there is {KINDS}"
 
 
 def test_what_is_refused_as_later_is_not_in_the_model() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from mailerd.config.kinds import HTTP, users
 from mailerd.config.load import flatten, parse
 from mailerd.config.model import Config
+from mailerd.config.provider import Call, Provider
 from mailerd.config.reference import minimal, reference, rows, sample, show
 from mailerd.config.resolved import complete
 from mailerd.config.schema import documented, keys
@@ -17,6 +19,12 @@ from tests.compose.signing import key_file, rsa_key
 
 ROOT = Path(__file__).parents[2]
 COMMENTED = re.compile(r"^#(?=\[|[a-z_.]+ = )", re.MULTILINE)
+OF_APIS = {name for name in keys(Provider) if users(name)}  # the sample's provider is an SMTP relay
+
+
+def without_apis(text: str) -> str:
+    """The sample without the keys that an SMTP relay does not have."""
+    return re.sub(rf"^#?(?:{'|'.join(OF_APIS)})(?:\.\w+)? = .*\n", "", text, flags=re.MULTILINE)
 
 
 @pytest.fixture
@@ -24,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the files that the examples name."""
     (tmp_path / "templates").mkdir()
     (tmp_path / "replies.toml").write_text("")
+    (tmp_path / "api.json.j2").write_text("{}")
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
     key_file(tmp_path, rsa_key(), "dkim.pem")
     return tmp_path / "mailerd.toml"
@@ -44,15 +53,18 @@ def test_it_works_as_it_is(text: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("text", [sample(), minimal()], ids=["sample", "minimal"])
 def test_it_works_with_everything_uncommented(text: str, folder: Path) -> None:
-    open_text, keys_found = COMMENTED.subn("", text)
+    open_text, keys_found = COMMENTED.subn("", without_apis(text))
     assert keys_found > 10
     parse(open_text, folder, {}, require_provider=True)
 
 
 def test_the_sample_has_every_key_at_its_default(folder: Path) -> None:
-    loaded = parse(COMMENTED.sub("", sample()), folder, {})
-    unset = [path for path, origin in loaded.origins.items() if origin == "default"]
-    assert unset == []
+    loaded = parse(COMMENTED.sub("", without_apis(sample())), folder, {})
+    unset = {path for path, origin in loaded.origins.items() if origin == "default"}
+    of_calls = {f"call.{name}" for name in keys(Call)}
+    apis = {f"provider.relay.{name}" for name in OF_APIS - {"call"} | of_calls}
+    assert unset == apis | {"identity.main.dkim[0].domain"}  # the domain of `from`
+    assert all(f"\n#{name} = " in sample() for name in OF_APIS - {"call"} | of_calls)
     defaults: dict[str, Any] = {}
     for table, section, several in documented():
         made = {key.name: key.default for key in keys(section).values()}
@@ -65,6 +77,23 @@ def test_the_sample_has_every_key_at_its_default(folder: Path) -> None:
         shown_by_example = key.required or default in (None, ())
         working = words == "provider.relay.host"
         assert value == default or shown_by_example or working, words
+
+
+@pytest.mark.parametrize("kind", HTTP)
+def test_the_examples_of_an_api_work(kind: str, folder: Path) -> None:
+    lines = ["[[provider]]", 'name = "esp"', f'kind = "{kind}"']
+    lines += [
+        f"{name} = {show(key, key.example)}"
+        for name, key in keys(Provider).items()
+        if kind in users(name) and name != "call"
+    ]
+    if kind == "http":
+        lines += [
+            f"call.{name} = {show(key, key.example if key.default in (None, ()) else key.default)}"
+            for name, key in keys(Call).items()
+        ]
+    (provider,) = parse("\n".join(lines), folder, {}, require_provider=True).config.provider
+    assert provider.kind == kind
 
 
 def test_a_file_of_defaults_changes_nothing(folder: Path) -> None:

@@ -1,0 +1,244 @@
+"""A composed message taken apart, for APIs that want fields instead of MIME: one source of truth, read back. Pure.
+
+To and Cc name whom this call is for: those of the envelope that stand in the header; the others of the envelope are
+Bcc. An API that must have a To gets the first of the others there.
+
+What our composer writes most (a text, an HTML, both) is cut along its own seams; everything else goes through the
+standard library's parser, twenty times as slow. It raises `Failure` and nothing else, also for what fields cannot say:
+signed and encrypted messages, a field that may come only once and comes twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
+from typing import Any, Final
+
+import msgspec
+
+from mailerd.compose import address
+from mailerd.http.dialect import ascii_only
+from mailerd.http.head import Mailbox, decoded, mailboxes, read
+from mailerd.message import Failure, Outgoing
+
+__all__ = ["Fields", "File", "Mailbox", "fields"]
+
+# What has a field of its own, or is the provider's to write.
+_STRUCTURE: Final = frozenset(
+    (
+        "from",
+        "to",
+        "cc",
+        "bcc",
+        "reply-to",
+        "subject",
+        "date",
+        "message-id",
+        "mime-version",
+        "sender",
+        "return-path",
+        "received",
+        "dkim-signature",
+    )
+)
+_SEAM: Final = b"\r\nMIME-Version: 1.0\r\n"  # behind which the composer puts the body with its Content-* fields
+_text_part = re.compile(
+    rb"Content-Type: text/(plain|html); charset=utf-8\r\n"
+    rb"Content-Transfer-Encoding: (7bit|quoted-printable|base64)\r\n\r\n"
+).match
+_alternative = re.compile(rb'Content-Type: multipart/alternative;\r\n boundary="(=_[^"\r\n]+)"\r\n\r\n').match
+
+
+class File(msgspec.Struct, frozen=True):
+    """An attachment: `content` is base64 without line breaks; `cid` without angle brackets."""
+
+    name: str
+    type: str
+    content: str
+    cid: str = ""
+    inline: bool = False
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """A message as fields. Texts have LF line ends; `headers` are those without a field of their own, in order."""
+
+    sender: Mailbox
+    to: tuple[Mailbox, ...]
+    cc: tuple[Mailbox, ...]
+    bcc: tuple[Mailbox, ...]
+    reply_to: tuple[Mailbox, ...]
+    subject: str
+    text: str | None
+    html: str | None
+    headers: tuple[tuple[str, str], ...]
+    files: tuple[File, ...]
+
+    def header_map(self) -> dict[str, str]:
+        """`headers` by name, for APIs that take each once. Raises `Failure` for one that comes twice."""
+        found: dict[str, str] = {}
+        seen: set[str] = set()
+        for name, value in self.headers:
+            if name.lower() in seen:
+                raise Failure(f"header {name}: this provider takes it only once", "header")
+            seen.add(name.lower())
+            found[name] = value
+        return found
+
+
+def fields(outgoing: Outgoing) -> Fields:
+    """The message as fields, for the recipients in its envelope."""
+    ascii_only(outgoing)
+    try:
+        return _fields(outgoing)
+    except Failure:
+        raise
+    except Exception as error:  # the parser has been seen to raise anything for a hostile `raw`
+        raise Failure(f"content: cannot be taken apart for this provider: {error!r}"[:300], "content") from error
+
+
+def _fields(outgoing: Outgoing) -> Fields:
+    content = outgoing.content
+    end = content.find(b"\r\n\r\n")
+    named: dict[str, tuple[Mailbox, ...]] = {"from": (), "to": (), "cc": (), "reply-to": ()}
+    subject = ""
+    headers: list[tuple[str, str]] = []
+    for name, value in read(content if end < 0 else content[: end + 2]):
+        lower = name.lower()
+        if lower in named:
+            named[lower] += mailboxes(value)
+        elif lower == "subject":
+            subject = decoded(value)
+        elif lower not in _STRUCTURE and not lower.startswith("content-"):
+            headers.append((name, decoded(value)))
+    if len(named["from"]) != 1:
+        raise Failure("sender: this provider wants exactly one From", "sender")
+    to, cc, bcc = _envelope(outgoing, named["to"], named["cc"])
+    text, html, files = _quick(outgoing) or _slow(content)
+    return Fields(named["from"][0], to, cc, bcc, named["reply-to"], subject, text, html, tuple(headers), tuple(files))
+
+
+_Mailboxes = tuple[Mailbox, ...]
+
+
+def _envelope(outgoing: Outgoing, to: _Mailboxes, cc: _Mailboxes) -> tuple[_Mailboxes, _Mailboxes, _Mailboxes]:
+    if len(to) == 1 == len(outgoing.recipients) and to[0].address == outgoing.recipients[0].address:
+        return to, (), ()  # nearly every message
+    left = {_key(one.address): Mailbox("", one.address) for one in outgoing.recipients}
+    here = [[one for one in named if left.pop(_key(one.address), None)] for named in (to, cc)]
+    bcc = list(left.values())
+    if not here[0]:
+        here[0].append((here[1] or bcc).pop(0))
+    return tuple(here[0]), tuple(here[1]), tuple(bcc)
+
+
+def _key(mailbox: str) -> str:
+    try:
+        return address.normal(mailbox)
+    except Failure:
+        return mailbox.lower()
+
+
+# -- the body, as our composer writes it --------------------------------------------------------------------------------
+
+_Body = tuple[str | None, str | None, list[File]]
+
+
+def _quick(outgoing: Outgoing) -> _Body | None:
+    """The texts of a message that our composer wrote, and that has nothing else; None for any other."""
+    content = outgoing.content
+    if outgoing.job.raw is not None:
+        return None
+    seam = content.find(_SEAM)
+    entity = content[seam + len(_SEAM) :] if seam >= 0 else b""
+    if several := _alternative(entity):
+        delimiter = b"\r\n--" + several[1]
+        parts = (b"\r\n" + entity[several.end() :]).split(delimiter)
+        if len(parts) != 4 or parts[0] or parts[3] != b"--\r\n":
+            return None
+        found = [_quick_text(part[2:]) for part in parts[1:3]]
+    else:
+        found = [_quick_text(entity)]
+    texts: dict[bytes, str] = {}
+    for one in found:
+        if one is None or one[0] in texts:
+            return None
+        texts[one[0]] = one[1]
+    return texts.get(b"plain"), texts.get(b"html"), []
+
+
+def _quick_text(part: bytes) -> tuple[bytes, str] | None:
+    head = _text_part(part)
+    if head is None:
+        return None
+    octets = part[head.end() :]
+    if head[2] == b"base64":
+        octets = binascii.a2b_base64(octets)
+    elif head[2] == b"quoted-printable":
+        octets = binascii.a2b_qp(octets)
+    return head[1], _lines(octets.decode())
+
+
+# -- the body, of anybody -----------------------------------------------------------------------------------------------
+
+
+def _slow(content: bytes) -> _Body:
+    text: str | None = None
+    html: str | None = None
+    files: list[File] = []
+    for part in _leaves(message_from_bytes(content)):
+        kind = part.get_content_type()
+        attached = part.get_content_disposition() == "attachment" or part.get_filename() is not None
+        if kind == "text/plain" and text is None and not attached:
+            text = _text(part)
+        elif kind == "text/html" and html is None and not attached:
+            html = _text(part)
+        else:
+            files.append(_file(part, len(files) + 1))
+    return text, html, files
+
+
+def _leaves(part: Message) -> Iterator[Message]:
+    if part.get_content_maintype() != "multipart":
+        yield part
+        return
+    if part.get_content_subtype() not in ("mixed", "alternative", "related"):
+        raise Failure(f"content: {part.get_content_type()} can only be sent to a provider that takes MIME", "content")
+    children: Any = part.get_payload()
+    for child in children if isinstance(children, list) else ():
+        yield from _leaves(child)
+
+
+def _text(part: Message) -> str:
+    payload: Any = part.get_payload(decode=True)
+    try:
+        text = payload.decode(str(part.get_content_charset("utf-8")))
+    except (LookupError, ValueError):
+        text = payload.decode("utf-8", "replace")
+    return _lines(str(text))
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "") if "\r" in text or "\0" in text else text
+
+
+def _file(part: Message, number: int) -> File:
+    kind = part.get_content_type()
+    if part.get_content_maintype() == "message":
+        inner: Any = part.get_payload()
+        octets = inner[0].as_bytes() if isinstance(inner, list) and inner else b""
+    else:
+        payload: Any = part.get_payload(decode=True)
+        octets = payload or b""
+    cid = _plain(str(part.get("Content-ID", ""))).removeprefix("<").removesuffix(">")
+    name = _plain(decoded(part.get_filename() or "")) or f"attachment-{number}"
+    inline = bool(cid) and part.get_content_disposition() != "attachment"
+    return File(name, _plain(kind), base64.b64encode(octets).decode("ascii"), cid, inline)
+
+
+def _plain(text: str) -> str:
+    """On one line, and text that JSON can carry: octets that were no UTF-8 come out of the parser as surrogates."""
+    return " ".join(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "").split())

@@ -1,0 +1,96 @@
+"""Which keys belong to which kind of provider, and where an HTTP API may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mailerd.config import kinds
+from mailerd.config.provider import Provider
+from mailerd.config.schema import keys
+from mailerd.http.dialect import Fault
+from mailerd.http.kinds import DIALECTS
+from tests.unit.test_config_load import good, problems
+
+RESEND = '[[provider]]\nname = "esp"\nkind = "resend"\n'
+
+
+def test_every_dialect_can_be_configured_and_every_kind_be_spoken() -> None:
+    assert DIALECTS.keys() == kinds.HTTP.keys()
+    assert {"smtp", "sink", *DIALECTS} == set(keys(Provider)["kind"].choices)
+    assert all(api.must | api.may <= keys(Provider).keys() for api in kinds.HTTP.values())
+
+
+def test_a_key_that_is_missing() -> None:
+    assert problems(RESEND) == ['1: provider.esp.api_key: must be given for kind = "resend"']
+
+
+def test_a_secret_may_come_from_the_environment() -> None:
+    (provider,) = good(RESEND, {"MAILERD_PROVIDER__ESP__API_KEY": "re_x"}).config.provider
+    assert provider.api_key == "re_x"
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ('host = "h"', 'host: is for kind = "smtp", not for "resend"; the address of the API is `endpoint`'),
+        ("pipeline = false", 'pipeline: is for kind = "smtp", not for "resend"'),
+        ('secret_key = "x"', 'secret_key: is not for kind = "resend"'),
+        ('tls = "starttls"', 'tls: of kind = "resend" is "implicit" or "none"'),
+        ('endpoint = "http://api.example.org"', 'endpoint: is not encrypted: write `https://`, or tls = "none" if it must be so'),
+        ('endpoint = "api.example.org"', "endpoint: is no URL: write `https://api.example.org`"),
+        ('endpoint = "ftp://api.example.org"', "endpoint: is no URL: write `https://api.example.org`"),
+        ('endpoint = "https://u:p@api.example.org"', "endpoint: must have no user and no `#`"),
+        ('endpoint = "https://api.example.org/#a"', "endpoint: must have no user and no `#`"),
+        ('endpoint = "https://[::1"', "endpoint: is no URL: write `https://api.example.org`"),
+        ("batch = 0", "batch: must be at least 1"),
+    ],
+)  # fmt: skip
+def test_a_key_that_does_not_belong(line: str, wrong: str) -> None:
+    assert problems(f'{RESEND}api_key = "re_x"\n{line}') == [f"5: provider.esp.{wrong}"]
+
+
+def test_a_key_that_no_header_can_carry() -> None:
+    assert problems(f'{RESEND}api_key = "schlüssel"') == [
+        "4: provider.esp.api_key: must be ASCII: it goes into a header"
+    ]
+
+
+def test_a_relay_has_no_keys_of_apis() -> None:
+    assert problems('[[provider]]\nname = "relay"\napi_key = "x"') == [
+        '3: provider.relay.api_key: is for providers with an HTTP API, not for kind = "smtp"'
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080", "http://[::1]:1", "http://localhost/x", "https://a.example"])
+def test_plain_http_to_this_machine(url: str) -> None:
+    good(f'{RESEND}api_key = "x"\nendpoint = "{url}"')
+
+
+def test_plain_http_where_it_was_written_down() -> None:
+    good(f'{RESEND}api_key = "x"\nendpoint = "http://proxy.internal"\ntls = "none"')
+
+
+HTTP = '[[provider]]\nname = "esp"\nkind = "http"\nendpoint = "https://a.example/v1?x=1"\n[provider.call]\n'
+
+
+def test_an_api_that_is_not_known_by_name(tmp_path: Path) -> None:
+    assert problems(HTTP) == ["5: provider.esp.call.body: must be given"]
+    assert problems(HTTP.partition("[provider.call]")[0]) == ['1: provider.esp.call: must be given for kind = "http"']
+    (tmp_path / "b.j2").write_text("{}")
+    text = f'{HTTP}body = "{tmp_path / "b.j2"}"\n'
+    assert good(text).config.provider[0].call.accepted == ("2xx",)
+    words = ", ".join(kinds.FAULTS)
+    assert problems(f"{text}headers = ['Content-Type: x']\naccepted = ['2x']\nfaults = ['400 bad', '40 message']") == [
+        "7: provider.esp.call.headers: must not set Content-Type: that is done for you",
+        "8: provider.esp.call.accepted: must be statuses such as `404` or `4xx`, not `2x`",
+        f"9: provider.esp.call.faults: must be a status, one of {words}, and words if need be, not `400 bad`",
+    ]
+    assert problems(f"{text}headers = ['A: secret\N{LATIN SMALL LETTER E WITH ACUTE}']") == [
+        '7: provider.esp.call.headers: must be a list of headers, as in ["Authorization: Bearer {{ api_key }}"]'
+    ]
+
+
+def test_faults_have_the_same_names_everywhere() -> None:
+    assert tuple(Fault) == kinds.FAULTS
