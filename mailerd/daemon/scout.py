@@ -23,7 +23,7 @@ from typing import Protocol
 import asyncpg
 
 from mailerd.config.model import Database
-from mailerd.store.database import Session, Unavailable, qualify
+from mailerd.store.database import Session, Unavailable
 from mailerd.store.work import Lane, due, sweep, tail
 
 __all__ = ["Hinted", "Scout", "notified_lane"]
@@ -36,7 +36,7 @@ SWEEP_LEAST, SWEEP_MOST, SWEEP_FACTOR = 0.05, 30.0, 20.0
 SWEEP_PAGE = 1000
 PING = 5.0
 MOST_BACKOFF = 5.0
-_TROUBLE = (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_TROUBLE = (Unavailable, asyncpg.PostgresError)
 
 
 def notified_lane(payload: str) -> Lane | None:
@@ -94,10 +94,11 @@ class Scout:
             session = Session(self._settings, f"mailerd:{name}", url=self._listen_url() if name == "listen" else None)
             try:
                 await loop(session)  # type: ignore[operator]
-            except _TROUBLE as error:
+            except Exception as error:  # a defect, too: without us nothing would be found, and nobody would know
                 failures = 1 if time.monotonic() - started > 30 else failures + 1
                 if failures == 1:
-                    log.warning("%s: %s; trying again", name, error)
+                    known = isinstance(error, _TROUBLE)
+                    log.warning("%s: %s; trying again", name, error, exc_info=None if known else error)
             finally:
                 session.drop()
             await asyncio.sleep(min(0.1 * 2 ** min(failures, 10), MOST_BACKOFF) * (0.5 + random.random() / 2))
@@ -178,17 +179,15 @@ class Scout:
     # LISTEN.
 
     async def _listen(self, session: Session) -> None:
-        connection = await session.connection()
         lost = asyncio.Event()
 
-        def notified(_connection: object, _pid: int, _channel: str, payload: object) -> None:
-            lane = notified_lane(str(payload))
+        def notified(payload: str) -> None:
+            lane = notified_lane(payload)
             if lane is not None:
                 self._tell([lane])
             self._look.set()  # others may have committed beside it without notifying
 
-        connection.add_termination_listener(lambda _: lost.set())
-        await connection.add_listener(qualify("mailerd.wake", self._settings.schema), notified)
+        await session.listen("mailerd.wake", notified, lost.set)
         self.listening = True
         self._look.set()  # what was committed while nobody listened
         try:

@@ -176,6 +176,15 @@ class Session:
 
         await self._run(run, "", timeout, pin=False, statements=3)
 
+    async def listen(self, channel: str, on_notification: Callable[[str], None], on_loss: Callable[[], None]) -> None:
+        """LISTEN on this connection: `on_notification` is given each payload, `on_loss` called when the connection ends."""
+
+        async def run(c: asyncpg.Connection[asyncpg.Record], name: str, _: float) -> None:
+            c.add_termination_listener(lambda _: on_loss())
+            await c.add_listener(name, lambda _c, _pid, _channel, payload: on_notification(str(payload)))
+
+        await self._run(run, channel, None, pin=False)
+
     async def _run(
         self,
         call: Callable[[asyncpg.Connection[asyncpg.Record], str, float], Any],

@@ -126,7 +126,7 @@ async def migrate(session: Session) -> list[Migration]:
         ) from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise SchemaProblem(f"{error}: run `mailerd migrate` as a user who may create schema {schema}") from error
-    except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+    except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         session.drop()
         raise Unavailable(explain_failure(error)) from error
     await apply_role_settings(session)

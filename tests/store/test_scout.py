@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pytest
 
 from mailerd.config import model
 from mailerd.config.base import Duration
 from mailerd.daemon.scout import Scout
+from mailerd.store.database import Session, Unavailable
 from mailerd.store.work import Lane
 from tests.daemon.harness import until
 from tests.store.rows import STREAM
@@ -88,3 +90,27 @@ async def test_a_notification_that_names_no_possible_lane_is_only_a_call(databas
         )
         await until(lambda: told[STREAM].lanes, "told")
     assert told[STREAM].lanes == [Lane(STREAM, 0, "b\u00fccher.example", "spring sale")]
+
+
+async def test_a_connection_that_is_lost_while_it_is_used_is_trouble_with_postgres(session: Session) -> None:
+    """What asyncpg raises when the end of the connection and the LISTEN cross is no error of its server's."""
+    sleeping = asyncio.create_task((await session.connection()).fetchval("SELECT pg_sleep(60)"))
+    await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable):
+        await session.listen("mailerd.wake", lambda payload: None, lambda: None)
+    with contextlib.suppress(Exception):
+        await sleeping
+
+
+async def test_a_defect_in_one_loop_stops_no_other(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(self: Scout, session: Session) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Scout, "_sweep", broken)
+    async with scout(database, STREAM) as (running, told):
+        await until(lambda: running.listening, "listening")
+        await connection.execute("SELECT pg_notify('mailerd.wake', $1)", f"{STREAM}\t0\tx.example\t")
+        await until(lambda: told[STREAM].lanes, "told")
+    assert "sweep: a defect; trying again" in caplog.text
