@@ -142,18 +142,12 @@ class HttpPool:
             self._waking = False
 
     def tick(self, now: float) -> None:
-        """The breaker's next probe. Calls look after their own deadlines."""
+        """The breaker's next probe, and messages that nobody woke us for. Calls look after their own deadlines."""
         if self._ending:
             return
         if self._breaker.probe(now):
-            self._changed()
-            self.wake()
-            if not self._calls:
-                self._breaker.abandon(now)
-                self._changed()
-        elif self._breaker.state == "half_open" and not self._calls:
-            self._breaker.abandon(now)
-        elif self.source.waiting():
+            self._changed()  # half open until a message has decided: there may be none that is leased yet
+        if self.source.waiting():
             self.wake()
         elif not self._calls:
             self._budget.waive(self.stream)
