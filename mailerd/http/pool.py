@@ -41,6 +41,7 @@ FAILURES: Final = 5  # calls in a row that failed: the provider does not work
 REST: Final = (
     5.0  # seconds up to which a rest is nobody else's matter; longer, the breaker opens, and the next pool sends
 )
+SECRET: Final = 8  # characters of a key that is looked for in what a provider says: a shorter one is in every word
 STOP: Final = 10.0  # seconds that trouble of our account stops it at least
 
 
@@ -89,7 +90,7 @@ class HttpPool:
         self.clock = clock
         self._chance = chance
         self.client = Client(provider, dialect.url)
-        self._secrets = tuple(one for one in (provider.api_key, provider.secret_key) if one)
+        self._secrets = tuple(one for one in (provider.api_key, provider.secret_key) if one and len(one) >= SECRET)
         self._breaker = Breaker(FAILURES)
         self._pace = Breaker(first=0.5, longest=30.0)  # how long a rest is that was asked for without a number
         self._window = Window()
