@@ -97,7 +97,7 @@ def test_any_answer_is_a_verdict(kind: str, status: int, body: bytes, headers: d
         assert len(ended.text) <= DETAIL_LIMIT
         assert "\0" not in ended.text + ended.provider_message_id
         (ended.text + ended.provider_message_id).encode()
-        assert 0 <= ended.retry_after <= 86_400
+        assert 0 <= ended.retry_after <= 3600
 
 
 @given(status=st.integers(0, 999))
@@ -117,7 +117,7 @@ def test_a_status_alone_is_never_an_acceptance(status: int) -> None:
         ("-1", 0.0),
         ("nan", 0.0),
         ("inf", 0.0),
-        ("999999999", 86_400.0),
+        ("999999999", 3600.0),
         ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0),
         ("Thu, 01 Jan 2026 00:01:00", 60.0),
         ("Thu, 01 Jan 2015 00:01:00 GMT", 0.0),

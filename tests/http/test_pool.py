@@ -420,6 +420,17 @@ async def test_account_trouble_stops_it_and_one_message_probes() -> None:
     assert all(outcome.category == "account" for _, (outcome,) in run.source.log[:10])
 
 
+async def test_what_it_says_is_fit_to_be_stored_and_shown() -> None:
+    sent = message()
+    answer = reply({"name": "missing_api_key", "message": "no\0 re_secret\n\x1b[31m"}, 401)
+    async with api(lambda seen: answer) as server, rig("resend", server.url, sent, **RESEND) as run:
+        await run.settled(sent)
+        assert run.pool.last_trouble is not None
+        assert "re_secret" not in str(run.pool.last_trouble)
+        assert "\0" not in str(run.pool.last_trouble)
+        assert "re_secret" not in str(run.troubles)
+
+
 async def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
     messages = [message() for _ in range(20)]
     async with (
