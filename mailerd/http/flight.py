@@ -246,9 +246,9 @@ class Flight:
         except Exception:  # a defect of ours: the answer must not stop anybody
             log.exception("provider %s: an answer could not be read", self._owner.provider.name)
             found = by_status(response)
-        verdicts = [found] if isinstance(found, Verdict) else found
-        if len(verdicts) not in (1, len(load)):
-            verdicts = [by_status(response)]
+        if isinstance(found, list) and len(found) != len(load):
+            found = by_status(response)
+        verdicts = found if isinstance(found, list) else [found]
         # From here on its words are seen by others: in the log, in the status of the provider, in events.
         return [replace(one, text=self._owner.clean(one.text)) if one.fault else one for one in verdicts]
 
