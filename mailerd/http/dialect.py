@@ -41,7 +41,9 @@ __all__ = [
 ID_KEY: Final = "mailerd_id"
 """The name under which our message id is planted in what a provider hands back to webhooks."""
 
-LONGEST_WAIT: Final = 86_400.0  # seconds that a peer may ask us to wait
+LONGEST_WAIT: Final = (
+    3600.0  # seconds that a peer may ask us to wait: after an hour it is asked again, whatever it said
+)
 
 encode = msgspec.json.Encoder().encode
 
@@ -180,7 +182,7 @@ def words(response: Response) -> str:
 
 
 def retry_after(response: Response) -> float:
-    """Seconds of a Retry-After (RFC 9110 §10.2.3, a number or a date), at most a day; 0 without one."""
+    """Seconds of a Retry-After (RFC 9110 §10.2.3, a number or a date), at most an hour; 0 without one."""
     value = response.headers.get("retry-after", "").strip()
     if not value:
         return 0.0

@@ -150,36 +150,40 @@ _Body = tuple[str | None, str | None, list[File]]
 def _quick(outgoing: Outgoing) -> _Body | None:
     """The texts of a message that our composer wrote, and that has nothing else; None for any other."""
     content = outgoing.content
-    if outgoing.job.raw is not None:
-        return None
     seam = content.find(_SEAM)
-    entity = content[seam + len(_SEAM) :] if seam >= 0 else b""
-    if several := _alternative(entity):
-        delimiter = b"\r\n--" + several[1]
-        parts = (b"\r\n" + entity[several.end() :]).split(delimiter)
-        if len(parts) != 4 or parts[0] or parts[3] != b"--\r\n":
+    if outgoing.job.raw is not None or seam < 0:
+        return None
+    start = seam + len(_SEAM)
+    several = _alternative(content, start)
+    if several is None:
+        only = _quick_text(content, start, len(content))
+        if only is None:
             return None
-        found = [_quick_text(part[2:]) for part in parts[1:3]]
-    else:
-        found = [_quick_text(entity)]
-    texts: dict[bytes, str] = {}
-    for one in found:
-        if one is None or one[0] in texts:
-            return None
-        texts[one[0]] = one[1]
-    return texts.get(b"plain"), texts.get(b"html"), []
+        return (only[1], None, []) if only[0] == b"plain" else (None, only[1], [])
+    opening = b"--%b\r\n" % several[1]
+    between, closing = b"\r\n" + opening, b"\r\n--%b--\r\n" % several[1]
+    first = several.end() + len(opening)
+    middle = content.find(between, first)
+    end = len(content) - len(closing)
+    if middle < 0 or not content.startswith(opening, several.end()) or not content.endswith(closing):
+        return None
+    plain = _quick_text(content, first, middle)
+    html = _quick_text(content, middle + len(between), end)
+    if plain is None or html is None or (plain[0], html[0]) != (b"plain", b"html"):
+        return None
+    return plain[1], html[1], []
 
 
-def _quick_text(part: bytes) -> tuple[bytes, str] | None:
-    head = _text_part(part)
+def _quick_text(content: bytes, start: int, end: int) -> tuple[bytes, str] | None:
+    head = _text_part(content, start)
     if head is None:
         return None
-    octets = part[head.end() :]
+    octets = content[head.end() : end]
     if head[2] == b"base64":
         octets = binascii.a2b_base64(octets)
     elif head[2] == b"quoted-printable":
         octets = binascii.a2b_qp(octets)
-    return head[1], _lines(octets.decode())
+    return head[1], octets.replace(b"\r\n", b"\n").decode()
 
 
 # -- the body, of anybody -----------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ class Flight:
             owner.lost(answer)
             kind = OutcomeKind.IN_DOUBT if doubt else OutcomeKind.UNSENT
             phase = Phase.RESPONSE if doubt else answer.phase
-            self._end(load, Outcome(kind, phase, text=owner.clean(answer.text), provider=name))
+            self._end(load, Outcome(kind, phase, text=answer.text, provider=name))
             return []
         response, verdicts, earlier = answer
         owner.answered(response, verdicts)
@@ -212,8 +212,7 @@ class Flight:
                 return [load[half:], load[:half]]
             verdicts = verdicts * len(load)
         for entry, verdict in zip(load, verdicts, strict=True):
-            said = replace(verdict, text=owner.clean(verdict.text)) if verdict.fault else verdict
-            self._done(entry.outgoing.job.id, outcome(said, response.status, name))
+            self._done(entry.outgoing.job.id, outcome(verdict, response.status, name))
         return []
 
     async def _answer(self, request: Request, load: Sequence[Entry]) -> tuple[Response, list[Verdict], bool] | Lost:
@@ -231,6 +230,7 @@ class Flight:
             try:
                 response = await owner.client.call(call, len(load))
             except Lost as lost:
+                lost.text = owner.clean(lost.text)
                 answer, again = lost, bool(self._aboard)
             else:
                 owner.timings.response.observe(owner.clock() - begun)
@@ -246,9 +246,11 @@ class Flight:
         except Exception:  # a defect of ours: the answer must not stop anybody
             log.exception("provider %s: an answer could not be read", self._owner.provider.name)
             found = by_status(response)
-        if isinstance(found, Verdict):
-            return [found]
-        return found if len(found) == len(load) else [by_status(response)]
+        if isinstance(found, list) and len(found) != len(load):
+            found = by_status(response)
+        verdicts = found if isinstance(found, list) else [found]
+        # From here on its words are seen by others: in the log, in the status of the provider, in events.
+        return [replace(one, text=self._owner.clean(one.text)) if one.fault else one for one in verdicts]
 
     def _written(self, ids: frozenset[int]) -> None:
         """From here on they may be accepted."""

@@ -41,6 +41,7 @@ FAILURES: Final = 5  # calls in a row that failed: the provider does not work
 REST: Final = (
     5.0  # seconds up to which a rest is nobody else's matter; longer, the breaker opens, and the next pool sends
 )
+SECRET: Final = 8  # characters of a key that is looked for in what a provider says: a shorter one is in every word
 STOP: Final = 10.0  # seconds that trouble of our account stops it at least
 
 
@@ -89,7 +90,7 @@ class HttpPool:
         self.clock = clock
         self._chance = chance
         self.client = Client(provider, dialect.url)
-        self._secrets = tuple(one for one in (provider.api_key, provider.secret_key) if one)
+        self._secrets = tuple(one for one in (provider.api_key, provider.secret_key) if one and len(one) >= SECRET)
         self._breaker = Breaker(FAILURES)
         self._pace = Breaker(first=0.5, longest=30.0)  # how long a rest is that was asked for without a number
         self._window = Window()
@@ -147,18 +148,12 @@ class HttpPool:
             self._waking = False
 
     def tick(self, now: float) -> None:
-        """The breaker's next probe. Calls look after their own deadlines."""
+        """The breaker's next probe, and messages that nobody woke us for. Calls look after their own deadlines."""
         if self._ending:
             return
         if self._breaker.probe(now):
-            self._changed()
-            self.wake()
-            if not self._calls:
-                self._breaker.abandon(now)
-                self._changed()
-        elif self._breaker.state == "half_open" and not self._calls:
-            self._breaker.abandon(now)
-        elif self.source.waiting():
+            self._changed()  # half open until a message has decided: there may be none that is leased yet
+        if self.source.waiting():
             self.wake()
         elif not self._calls:
             self._budget.waive(self.stream)

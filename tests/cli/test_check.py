@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import ssl
@@ -225,3 +226,26 @@ def test_a_relay_that_says_nothing(server: Postgres, tmp_path: Path) -> None:
         result = provider(server, tmp_path, silent.getsockname()[1])
     assert result.exit_code == 69
     assert "mailerd: provider.relay: greeting: " in result.stderr
+
+
+def test_an_api_that_is_there_and_one_that_is_not(server: Postgres, tmp_path: Path) -> None:
+    with relay() as port:  # whoever listens: nothing is said to it
+        text = f'[[provider]]\nname = "esp"\nkind = "resend"\napi_key = "re_x"\nendpoint = "http://127.0.0.1:{port}"\n'
+        result = check(tmp_path, _url(server, "ready"), text=text)
+        assert result.exit_code == 0, result.output
+        assert f"provider.esp: 127.0.0.1 port {port} answers, not encrypted; the key is not tried\n" in result.stdout
+    result = check(tmp_path, _url(server, "ready"), text=text)
+    assert result.exit_code == 69
+    assert result.stderr.startswith(f"mailerd: provider.esp: 127.0.0.1 port {port}: ")
+
+
+def test_a_call_whose_template_is_none(server: Postgres, tmp_path: Path) -> None:
+    (tmp_path / "body.j2").write_text("{{ }")
+    text = (
+        '[[provider]]\nname = "esp"\nkind = "http"\nendpoint = "https://a.example"\n[provider.call]\nbody = "body.j2"\n'
+    )
+    result = check(tmp_path, _url(server, "ready"), "--json", text=text)
+    assert result.exit_code == 78
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert problem["path"] == "provider.esp.call"
+    assert problem["message"].startswith("provider.esp.call: ")

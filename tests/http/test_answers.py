@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailerd.config.kinds import HTTP
@@ -84,6 +84,7 @@ ENTRIES = {(kind, n): entries(spoken, n) for kind, spoken in SPOKEN.items() for 
 
 
 @pytest.mark.parametrize("kind", SPOKEN)
+@settings(deadline=None, max_examples=150)
 @given(status=st.integers(0, 999), body=_bodies, headers=_headers, count=st.integers(1, 3))
 def test_any_answer_is_a_verdict(kind: str, status: int, body: bytes, headers: dict[str, str], count: int) -> None:
     load = ENTRIES[kind, count]
@@ -97,9 +98,10 @@ def test_any_answer_is_a_verdict(kind: str, status: int, body: bytes, headers: d
         assert len(ended.text) <= DETAIL_LIMIT
         assert "\0" not in ended.text + ended.provider_message_id
         (ended.text + ended.provider_message_id).encode()
-        assert 0 <= ended.retry_after <= 86_400
+        assert 0 <= ended.retry_after <= 3600
 
 
+@settings(deadline=None)
 @given(status=st.integers(0, 999))
 def test_a_status_alone_is_never_an_acceptance(status: int) -> None:
     fault = by_status(Response(status, {}, b"", AT)).fault
@@ -117,7 +119,7 @@ def test_a_status_alone_is_never_an_acceptance(status: int) -> None:
         ("-1", 0.0),
         ("nan", 0.0),
         ("inf", 0.0),
-        ("999999999", 86_400.0),
+        ("999999999", 3600.0),
         ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0),
         ("Thu, 01 Jan 2026 00:01:00", 60.0),
         ("Thu, 01 Jan 2015 00:01:00 GMT", 0.0),
@@ -148,6 +150,7 @@ def test_a_reset_may_be_a_unix_time(prefix: str) -> None:
     assert window.room(107.0) == float("inf")
 
 
+@settings(deadline=None)
 @given(left=st.text(max_size=6), reset=st.text(max_size=6) | st.sampled_from(["1e400", "nan", "-9", "99999"]))
 def test_no_header_makes_a_window_that_never_opens(left: str, reset: str) -> None:
     window = Window()

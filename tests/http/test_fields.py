@@ -8,7 +8,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailerd.http.fields import Fields, Mailbox, fields
@@ -32,6 +32,7 @@ def part(of: EmailMessage, kind: str) -> str | None:
     return None if found is None else found.get_payload(decode=True).decode().replace("\r\n", "\n")  # type: ignore[union-attr]
 
 
+@settings(deadline=None)
 @given(text=st.none() | _texts, html=st.none() | _texts, subject=st.text(_letters, max_size=80), file=st.booleans())
 @example("=_x\n--=_y--\n", "<p>ä</p>" * 60, "=?utf-8?q?x?=", False)
 def test_texts_and_subject(text: str | None, html: str | None, subject: str, file: bool) -> None:
@@ -44,6 +45,7 @@ def test_texts_and_subject(text: str | None, html: str | None, subject: str, fil
     assert [(one.name, base64.b64decode(one.content)) for one in found.files] == [("ü.txt", b"x\r\n")] * file
 
 
+@settings(deadline=None)
 @given(name=_names, other=_names)
 @example("Müller, Ann", "a long name that has to be folded since it is longer than the line, which is short: really")
 def test_mailboxes(name: str, other: str) -> None:
@@ -131,6 +133,7 @@ def test_what_fields_cannot_say(raw: bytes, why: str) -> None:
         fields(message("a@example.org", raw=raw))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(b"From: a@b\r\nContent-Type: multipart/mixed; boundary=\r\n\r\n--\r\n")
 @example(b"From: a@b\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\n====\r\n")
@@ -148,6 +151,7 @@ def test_any_octets_are_fields_or_a_failure(octets: bytes) -> None:
             text.encode()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_heads_never_raise(text: str) -> None:
     decoded(text)

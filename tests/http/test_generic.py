@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from mailerd.config.load import parse
 from mailerd.config.provider import Call, Provider
 from mailerd.http.generic import Generic
 from mailerd.message import Failure
@@ -122,3 +124,22 @@ async def test_mime_goes_where_fields_cannot(tmp_path: Path) -> None:
         await run.settled(sent)
         assert run.source.outcome(sent).kind == "sent"
     assert json.loads(server.seen[0].body) == {"mime": raw.decode(), "to": [sent.recipients[0].address]}
+
+
+def test_the_example_of_the_document_works(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "adding-a-provider.md").read_text()
+    toml, jinja = (document.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("toml", "jinja"))
+    (tmp_path / "post.json.j2").write_text(jinja)
+    config = parse(toml, tmp_path / "m.toml", {"MAILERD_PROVIDER__POST__API_KEY": "k"}).config
+    spoken = Generic(config.provider[0])
+    sent = message("Ann <ann@example.org>", html_body="<p>x</p>")
+    entry = spoken.entry(sent)
+    assert json.loads(entry.octets) == {
+        "from": "shop@shop.example",
+        "to": ["ann@example.org"],
+        "subject": "Hello",
+        "html": "<p>x</p>",
+        "text": "world",
+        "reference": str(sent.job.id),
+    }
+    assert spoken.request([entry], datetime.now(UTC)).headers["Authorization"] == "Bearer k"

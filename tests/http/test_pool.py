@@ -420,6 +420,17 @@ async def test_account_trouble_stops_it_and_one_message_probes() -> None:
     assert all(outcome.category == "account" for _, (outcome,) in run.source.log[:10])
 
 
+async def test_what_it_says_is_fit_to_be_stored_and_shown() -> None:
+    sent = message()
+    answer = reply({"name": "missing_api_key", "message": "no\0 re_secret\n\x1b[31m"}, 401)
+    async with api(lambda seen: answer) as server, rig("resend", server.url, sent, **RESEND) as run:
+        await run.settled(sent)
+        assert run.pool.last_trouble is not None
+        assert "re_secret" not in str(run.pool.last_trouble)
+        assert "\0" not in str(run.pool.last_trouble)
+        assert "re_secret" not in str(run.troubles)
+
+
 async def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
     messages = [message() for _ in range(20)]
     async with (
@@ -430,13 +441,34 @@ async def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
     assert len(server.seen) == 5
 
 
-async def test_a_probe_without_a_message_is_no_probe() -> None:
-    def answer(seen: Seen) -> web.Response:
-        return reply({"message": "no"}, 401)
+async def test_without_a_message_it_stays_half_open_until_one_comes() -> None:
+    well = False
 
-    sent = message()
-    async with api(answer) as server, rig("ses", server.url, sent, **SES) as run:
-        await run.settled(sent)
+    def answer(seen: Seen) -> web.Response:
+        return ok(seen) if well else reply({"message": "no"}, 401)
+
+    first, second = message(), message()
+    async with api(answer) as server, rig("ses", server.url, first, **SES) as run:
+        await run.settled(first)
         run.skip(60)
-        assert run.pool.state == "open"
+        run.skip(60)
+        assert run.states == ["open", "half_open"]  # so that messages are leased again
         assert len(server.seen) == 1
+        well = True
+        run.send(second)
+        await run.settled(second)
+        assert run.states == ["open", "half_open", "closed"]
+
+
+async def test_a_probe_that_cannot_be_said_decides_nothing() -> None:
+    def answer(seen: Seen) -> web.Response:
+        return reply({"name": "missing_api_key"}, 401) if len(server.seen) == 1 else ok(seen)
+
+    first, bad, good = message(), message(raw=b"Subject: no From\r\n\r\nx\r\n"), message()
+    async with api(answer) as server, rig("resend", server.url, first, **RESEND) as run:
+        await run.settled(first)
+        run.skip(60)
+        run.send(bad, good)
+        await run.settled(bad, good)
+        assert run.source.kinds(good) == ["sent"]
+        assert run.pool.state == "closed"

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailerd.config.provider import Provider
@@ -41,6 +41,7 @@ def signed_by_botocore(
     return {name: request.headers[name] for name in ("X-Amz-Date", "Authorization")}
 
 
+@settings(deadline=None)
 @given(
     path=st.sampled_from(["", "/", "/v2/email/outbound-emails", "/a b/ü", "/~x/y.z"]),
     port=st.sampled_from(["", ":8443"]),
