@@ -27,6 +27,7 @@ _STATUS: Final = r"([245]\.\d{1,3}\.\d{1,3})"
 # 550 5.1.1, 550-5.1.1, 550 #5.1.1, (#5.1.1), [#5.1.1], 5.1.1 by itself; not a piece of an IP address or version
 _BOTH: Final = re.compile(rf"(?<![\d.:/-])([45]\d\d)[ -]+(?:[45]\d\d[ -]+)?#?{_STATUS}(?![\d.])")
 _ALONE: Final = re.compile(rf"(?<![\d.:/\w-])#?{_STATUS}(?![\d.\w])")
+_BLANK: Final = re.compile(r"\n[ \t]*\n")
 _CODE: Final = re.compile(r"(?<![\d.:/\w#=-])([45][0-7]\d)(?=[ -]+\S|$|:|,)(?! (?:octets|bytes|kb|mb|messages|recipients))", re.IGNORECASE)
 
 
@@ -42,16 +43,23 @@ def reply_in(text: str) -> tuple[int, str, str]:
     if not status and (alone := _ALONE.search(text)):
         status = alone[1]
         start = alone.start() if start < 0 else start
-    return code, status, text[max(start, 0) :]
+    return code, status, _BLANK.split(text[max(start, 0) :], maxsplit=1)[0]
 
 
-def meaning(action: str, code: int, status: str, text: str) -> tuple[str, Hardness]:
-    """`category` (one of `flow.classify.CATEGORIES`, '' where nothing failed) and hardness. `action`: RFC 3464 §2.3.3."""
+def meaning(action: str, code: int, status: str, text: str, around: str = "") -> tuple[str, Hardness]:
+    """`category` (one of `flow.classify.CATEGORIES`, '' where nothing failed) and hardness. `action`: RFC 3464 §2.3.3.
+
+    `text`: the reply, or what the reporting host says itself (then `code` is 0); `around`: all that it says.
+    """
     if action in ("delivered", "relayed", "expanded"):
         return "", Hardness.NONE
     quoted = " ".join(_URL.sub(r"\1", _ADDRESS.sub("<>", text[:4000])).split())[:_REASON]
     spoken, read = said(quoted.lower()), classify(code, status, quoted)
-    category = read if not spoken or (spoken in _THEIRS and read in _SENDERS) else spoken
+    category = read if not spoken or (spoken in _THEIRS and read in _SENDERS and (code or status)) else spoken
+    if category in ("other", "protocol", "routing") and code in _NEVER:
+        category = "recipient"
+    if category in _THEIRS and code and _BEFORE_RECIPIENT.search(around[:2000]):
+        category = "sender"
     if action == "delayed" or 400 <= code < 500 or status.startswith("4."):
         return category, Hardness.SOFT
     if category in _THEIRS:
@@ -63,6 +71,11 @@ def meaning(action: str, code: int, status: str, text: str) -> tuple[str, Hardne
     return category, Hardness.SOFT
 
 
+_NEVER: Final = (521, 556)  # the host, or the domain, takes no mail at all (RFC 7504)
+# Refused before anybody was named: Exim's, Yahoo's, Sendmail's and 1&1's words for where in the session
+_BEFORE_RECIPIENT: Final = re.compile(
+    r"after (?:pipelined )?(?:initial connection|mail from|ehlo|helo|auth|starttls)\b|\[mail_from\]|for mail command", re.IGNORECASE
+)
 _THEIRS: Final = ("recipient", "inactive")
 _SENDERS: Final = ("sender", "reputation", "authentication", "account", "content")
 _SOFT: Final = ("rate", "mailbox_full", "size", "connection", "greylist", "too_many_recipients", "routing", "protocol", "other")

@@ -105,7 +105,7 @@ def open_mail(raw: bytes) -> Mail:
         octets = octets.partition(b"\n")[2]
     fields, body = _split(octets)
     kind, parameters = _kind(fields)
-    if not kind and (found := _UNDECLARED.search(body[:4096])):
+    if not kind and (found := _UNDECLARED.search(body[:500])):
         kind, parameters = "multipart/mixed", {"boundary": found[1].decode("latin-1").rstrip()}
     parts: list[Part] = []
     whole = _walk(kind or "text/plain", parameters, fields, body, parts, 0)
@@ -142,6 +142,8 @@ def _between(body: bytes, boundary: str) -> list[bytes]:
     pieces: list[bytes] = []
     start = -1
     for mark in line.finditer(body):
+        if start < 0 and mark[1]:
+            continue
         if start >= 0:
             pieces.append(body[start : max(start, mark.start() - 1)])
         start = mark.end() + 1

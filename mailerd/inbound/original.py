@@ -15,7 +15,7 @@ __all__ = ["for_whom", "trace"]
 _ID: Final = re.compile(r"<([^<>\s]{1,500})>")
 _QUOTED_ID: Final = re.compile(r"message-?id[\"']?\s{0,9}[:=]?\s{0,9}<([^<>\s]{1,500}@[^<>\s]{1,255})>", re.IGNORECASE)
 _SENT_TO: Final = ("delivered-to", "x-original-to", "envelope-to", "x-envelope-to", "to")
-_FOR: Final = ("x-hmxmroriginalrecipient", "x-envelope-to", "x-original-to", "to")
+_FOR: Final = ("x-hmxmroriginalrecipient", "x-envelope-to", "to", "x-original-to")
 _PROVIDERS: Final = {  # header of a message that the provider relayed, or of its notices → its name
     "x-ses-message-id": "ses",
     "x-sg-id": "sendgrid",

@@ -24,6 +24,7 @@ _ORIGINAL: Final = re.compile(
     r"^(?:received|return-path|message-id|dkim-signature|x-received|x-google-[\w-]{1,40}|mime-version|x-envelope-from):",
     re.IGNORECASE | re.MULTILINE,
 )
+_TRANSCRIPT: Final = re.compile(r"\s{0,9}(?:<<<|\d{3})[ -]")
 _REPLY: Final = re.compile(r"(?<![\d.])[45]\d\d[ :-]|[45]\.\d{1,3}\.\d{1,3}")
 
 
@@ -55,6 +56,9 @@ def results_of(text: str, named: list[str], ours: set[str], action: str, fallbac
     for address, place in places.items():
         later = [start for start in starts if start > place]
         own = "\n".join(lines[place : later[0] if later else None]) if place >= 0 else text
+        if place >= 0 and _TRANSCRIPT.match(lines[place]):  # the words that led to it stand before
+            earlier = [start for start in starts if start < place]
+            own = "\n".join(lines[earlier[-1] + 1 if earlier else 0 : place + 1])
         if len(places) == 1 and not _REPLY.search(own):
             own = text
         elif not _REPLY.search(own) and len(own.split()) < 3:
@@ -77,7 +81,7 @@ def _found(lines: list[str], ours: set[str]) -> dict[str, int]:
     candidates = [(i, line) for i, line in enumerate(lines) if "@" in line]
     mine: dict[str, int] = {}
     named = phrases().recipients[-1]
-    ours = ours | {
+    itself, ours = ours, ours | {
         found[1].strip(".").lower()
         for _, line in candidates
         if (found := named.search(line) or _anywhere.search(line)) and avoided.search(line, 0, found.start(1))
@@ -91,9 +95,9 @@ def _found(lines: list[str], ours: set[str]) -> dict[str, int]:
             address = found[1].strip(".")
             if avoided.search(line, 0, found.start(1)):
                 continue
-            if address.lower() in ours:
+            if address.lower() in itself:
                 mine.setdefault(address, i)
-            elif address.lower() not in {known.lower() for known in places}:
+            if address.lower() not in ours and address.lower() not in {known.lower() for known in places}:
                 places[address] = i
         if places:
             return places

@@ -12,6 +12,7 @@ from typing import Final
 
 from mailerd.inbound.meaning import meaning, reply_in
 from mailerd.inbound.mime import Fields, fields_of, words
+from mailerd.inbound.phrases import ADDRESS
 from mailerd.inbound.report import Result
 from mailerd.message import clean
 
@@ -19,6 +20,7 @@ __all__ = ["ACTIONS", "address_of", "delivery_status", "groups_of", "result"]
 
 ACTIONS: Final = ("failed", "delayed", "delivered", "relayed", "expanded")
 _RECIPIENTS: Final = 1000  # results of one mail
+_ADDRESS: Final = re.compile(ADDRESS)
 _STATUS: Final = re.compile(r"(?<![\d.])[245]\.\d{1,3}\.\d{1,3}(?![\d.])")
 _XTEXT: Final = re.compile(r"\+([0-9A-F]{2})")
 _UTF8_ESCAPE: Final = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
@@ -32,6 +34,9 @@ def address_of(value: str) -> str:
     text = (text if separator else value).split(" (")[0].strip().strip("<>").strip()
     if kind == "utf-8":
         text = _UTF8_ESCAPE.sub(lambda found: _character(int(found[1], 16), found[0]), text)
+    if any(c.isspace() for c in text):  # a command or a file that the address was expanded to
+        found = _ADDRESS.search(text[:1000])
+        text = found[0] if found else ""
     if "+" in text and "@" not in text and "+40" in text:
         text = _XTEXT.sub(lambda found: chr(int(found[1], 16)), text)
     return clean(text, 320) if "@" in text else ""
@@ -65,11 +70,13 @@ def delivery_status(groups: list[Fields], prose: str) -> list[Result]:
         actual = address_of(group.get("x-actual-recipient"))
         action = group.get("action").lower().strip().split(" ")[0].rstrip(";,")
         found = _STATUS.search(group.get("status"))
+        if action not in ACTIONS:  # `deliverable`: what Postfix reports of an address that it only tried
+            action = "delivered" if action == "deliverable" or (found and found[0][0] == "2") else "failed"
         diagnostic = words(group.get("diagnostic-code"))
         results.append(
             result(
                 final or original or actual,
-                "failed" if action not in ACTIONS else action,
+                action,
                 found[0] if found else "",
                 diagnostic.partition(";")[2].strip() if ";" in diagnostic[:20] else diagnostic,
                 prose,
@@ -93,7 +100,7 @@ def result(
         text = prose
         if said and (not status or _VAGUE.fullmatch(status)):
             status = said
-    category, hardness = meaning(action, code, status, reply if code else text)
+    category, hardness = meaning(action, code, status, reply if code or said else text, text)
     return Result(
         recipient=recipient,
         original_recipient=original,
