@@ -25,10 +25,13 @@ _ADDRESS: Final = re.compile(r"<?[^\s<>@:;,]{1,80}@[\w.-]{1,255}>?")
 _URL: Final = re.compile(r"(https?://[^\s/]{1,255})\S*")
 _STATUS: Final = r"([245]\.\d{1,3}\.\d{1,3})"
 # 550 5.1.1, 550-5.1.1, 550 #5.1.1, (#5.1.1), [#5.1.1], 5.1.1 by itself; not a piece of an IP address or version
-_BOTH: Final = re.compile(rf"(?<![\d.:/-])([45]\d\d)[ -]+(?:[45]\d\d[ -]+)?#?{_STATUS}(?![\d.])")
-_ALONE: Final = re.compile(rf"(?<![\d.:/\w-])#?{_STATUS}(?![\d.\w])")
+_BOTH: Final = re.compile(rf"(?<![\d.:/-])([45]\d\d)[ -]+(?:[45]\d\d[ -]+)?[#']?{_STATUS}(?![\d.])")
+_ALONE: Final = re.compile(rf"(?<![\d./\w-])(?<!\d:)#?{_STATUS}(?![\d.\w])")
 _BLANK: Final = re.compile(r"\n[ \t]*\n")
-_CODE: Final = re.compile(r"(?<![\d.:/\w#=-])([45][0-7]\d)(?=[ -]+\S|$|:|,)(?! (?:octets|bytes|kb|mb|messages|recipients))", re.IGNORECASE)
+_CODE: Final = re.compile(
+    r"(?<![\d./\w#=-])(?<!\d:)([45][0-7]\d)(?=[ -]+\S|$|:|,)(?! (?:octets|bytes|kb|mb|messages|recipients))",
+    re.IGNORECASE,
+)
 
 
 def reply_in(text: str) -> tuple[int, str, str]:
@@ -74,8 +77,19 @@ def meaning(action: str, code: int, status: str, text: str, around: str = "") ->
 _NEVER: Final = (521, 556)  # the host, or the domain, takes no mail at all (RFC 7504)
 # Refused before anybody was named: Exim's, Yahoo's, Sendmail's and 1&1's words for where in the session
 _BEFORE_RECIPIENT: Final = re.compile(
-    r"after (?:pipelined )?(?:initial connection|mail from|ehlo|helo|auth|starttls)\b|\[mail_from\]|for mail command", re.IGNORECASE
+    r"after (?:pipelined )?(?:initial connection|mail from|ehlo|helo|auth|starttls)\b|\[mail_from\]|for mail command",
+    re.IGNORECASE,
 )
 _THEIRS: Final = ("recipient", "inactive")
 _SENDERS: Final = ("sender", "reputation", "authentication", "account", "content")
-_SOFT: Final = ("rate", "mailbox_full", "size", "connection", "greylist", "too_many_recipients", "routing", "protocol", "other")
+_SOFT: Final = (
+    "rate",
+    "mailbox_full",
+    "size",
+    "connection",
+    "greylist",
+    "too_many_recipients",
+    "routing",
+    "protocol",
+    "other",
+)

@@ -112,9 +112,7 @@ def open_mail(raw: bytes) -> Mail:
     return Mail(fields, kind or "text/plain", parameters, parts, truncated or not whole)
 
 
-def _walk(
-    kind: str, parameters: dict[str, str], fields: Fields, body: bytes, parts: list[Part], depth: int
-) -> bool:
+def _walk(kind: str, parameters: dict[str, str], fields: Fields, body: bytes, parts: list[Part], depth: int) -> bool:
     """Appends the parts of one entity. False if there are more or deeper ones than are read."""
     boundary = parameters.get("boundary", "")
     if not kind.startswith("multipart/") or not boundary:
@@ -207,6 +205,4 @@ def words(value: str) -> str:
         pairs = decode_header(value[:1000])
     except (HeaderParseError, ValueError, LookupError):
         return value
-    return "".join(
-        text if isinstance(text, str) else _decoded(text, charset or "") for text, charset in pairs
-    )
+    return "".join(text if isinstance(text, str) else _decoded(text, charset or "") for text, charset in pairs)

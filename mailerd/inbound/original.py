@@ -41,7 +41,9 @@ def for_whom(original: Fields) -> list[str]:
 def trace(mail: Fields, original: Fields, status: Fields, prose: str) -> Trace:
     """`mail`: fields of what came; `original`: of what it returns; `status`: of its report part, about the message."""
     ids = [found[1] for value in original.every("message-id") if (found := _ID.search(value))]
-    ids += [found[1] for name in ("x-original-message-id", "original-message-id") if (found := _ID.search(status.get(name)))]
+    ids += [
+        found[1] for name in ("x-original-message-id", "original-message-id") if (found := _ID.search(status.get(name)))
+    ]
     ids += _QUOTED_ID.findall(prose[:65536])[:5]
     for name in ("in-reply-to", "references"):
         ids += _ID.findall(mail.get(name))[-3:]
@@ -53,7 +55,9 @@ def trace(mail: Fields, original: Fields, status: Fields, prose: str) -> Trace:
     return Trace(
         message_ids=tuple(known),
         provider_ids=tuple(dict.fromkeys(clean(one) for one in providers)),
-        sent_to=tuple(dict.fromkeys(a for name in _SENT_TO for value in mail.every(name)[:5] for a in addresses_in(value)))[:20],
+        sent_to=tuple(
+            dict.fromkeys(a for name in _SENT_TO for value in mail.every(name)[:5] for a in addresses_in(value))
+        )[:20],
         feedback_id=clean(original.get("feedback-id"), 500),
         headers=tuple(extra[:_HEADERS]),
         envelope_id=clean(status.get("original-envelope-id"), 500),

@@ -50,7 +50,7 @@ def results_of(text: str, named: list[str], ours: set[str], action: str, fallbac
     lines = [line[:_LINE] for line in text.split("\n")[:_LINES]]
     places = _named(lines, named) if named else _found(lines, ours)
     if not places:
-        places = {address: -1 for address in (named or fallback)[:_RECIPIENTS]}
+        places = dict.fromkeys((named or fallback)[:_RECIPIENTS], -1)
     starts = sorted({place for place in places.values() if place >= 0})
     results = []
     for address, place in places.items():
@@ -59,9 +59,7 @@ def results_of(text: str, named: list[str], ours: set[str], action: str, fallbac
         if place >= 0 and _TRANSCRIPT.match(lines[place]):  # the words that led to it stand before
             earlier = [start for start in starts if start < place]
             own = "\n".join(lines[earlier[-1] + 1 if earlier else 0 : place + 1])
-        if len(places) == 1 and not _REPLY.search(own):
-            own = text
-        elif not _REPLY.search(own) and len(own.split()) < 3:
+        if not _REPLY.search(own) and (len(places) == 1 or len(own.split()) < 3):
             own = text
         results.append(result(address, action, "", own.strip()))
     return results
@@ -81,11 +79,15 @@ def _found(lines: list[str], ours: set[str]) -> dict[str, int]:
     candidates = [(i, line) for i, line in enumerate(lines) if "@" in line]
     mine: dict[str, int] = {}
     named = phrases().recipients[-1]
-    itself, ours = ours, ours | {
-        found[1].strip(".").lower()
-        for _, line in candidates
-        if (found := named.search(line) or _anywhere.search(line)) and avoided.search(line, 0, found.start(1))
-    }
+    itself, ours = (
+        ours,
+        ours
+        | {
+            found[1].strip(".").lower()
+            for _, line in candidates
+            if (found := named.search(line) or _anywhere.search(line)) and avoided.search(line, 0, found.start(1))
+        },
+    )
     for form in phrases().recipients:
         places: dict[str, int] = {}
         for i, line in candidates:

@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from mailerd.compose.text import html_to_text
-from mailerd.inbound.mime import Fields, Mail, Part, fields_of, open_mail, words
+from mailerd.inbound.mime import Fields, Mail, fields_of, open_mail, words
+from mailerd.inbound.notice import notice
 from mailerd.inbound.original import for_whom, trace
 from mailerd.inbound.phrases import phrases
 from mailerd.inbound.prose import addresses_in, results_of, split_original
@@ -28,7 +29,14 @@ __all__ = ["read"]
 
 _STATUS: Final = ("message/delivery-status", "message/global-delivery-status", "text/delivery-status")
 _FEEDBACK: Final = "message/feedback-report"
-_RETURNED: Final = ("message/rfc822", "text/rfc822-headers", "message/rfc822-headers", "message/global", "message/global-headers", "text/rfc822")
+_RETURNED: Final = (
+    "message/rfc822",
+    "text/rfc822-headers",
+    "message/rfc822-headers",
+    "message/global",
+    "message/global-headers",
+    "text/rfc822",
+)
 _EMPTY: Final = Fields([])
 _TEXT: Final = 32_768  # characters of prose
 _FIELDS_IN_PROSE: Final = re.compile(r"^\s{0,8}(?:final|original)-recipient\s*:", re.IGNORECASE | re.MULTILINE)
@@ -46,13 +54,19 @@ def _read(raw: bytes, *, nested: bool) -> Report:
     text = _prose(mail)
     prose, quoted = split_original(text)
     original = _original(mail, quoted)
+    if (noticed := notice(mail.fields, text)) is not None:
+        return noticed
     status = [group for part in mail.parts if part.kind in _STATUS for group in groups_of(part.octets())]
     feedback = next((part for part in mail.parts if part.kind == _FEEDBACK), None)
     if feedback is not None:
         return _complaint(mail, fields_of(feedback.octets()), original, prose)
     if not status and (found := _FIELDS_IN_PROSE.search(prose)) and _may_be_bounce(mail, prose):
         inlined = "\n".join(line.strip() for line in prose.split("\n"))
-        status = groups_of(inlined[inlined.lower().find(found[0].strip().lower()) - 400 if found.start() > 400 else 0 :].encode("utf-8", "replace"))
+        status = groups_of(
+            inlined[inlined.lower().find(found[0].strip().lower()) - 400 if found.start() > 400 else 0 :].encode(
+                "utf-8", "replace"
+            )
+        )
     if status and (results := delivery_status(status, prose)):
         named = [a for value in mail.fields.every("x-failed-recipients") for a in addresses_in(value)]
         if len(results) == len(named) == 1 and not results[0].recipient:
@@ -125,7 +139,11 @@ def _kind(mail: Mail, prose: str) -> Kind:
     if (daemon and (failing or failed)) or (failing and failed and (empty_path or _machine(mail, prose))):
         return Kind.BOUNCE
     replied = submitted.startswith(("auto-replied", "auto-generated")) or any(map(fields.get, _AUTO))
-    replied = replied or fields.get("precedence").lower() == "auto_reply" or bool(known.away.search(prose[:500]) and empty_path)
+    replied = (
+        replied
+        or fields.get("precedence").lower() == "auto_reply"
+        or bool(known.away.search(prose[:500]) and empty_path)
+    )
     return Kind.AUTO_REPLY if replied else Kind.OTHER
 
 

@@ -8,6 +8,7 @@ then the diagnostic is believed.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Final
 
 from mailerd.inbound.meaning import meaning, reply_in
@@ -24,6 +25,7 @@ _ADDRESS: Final = re.compile(ADDRESS)
 _STATUS: Final = re.compile(r"(?<![\d.])[245]\.\d{1,3}\.\d{1,3}(?![\d.])")
 _XTEXT: Final = re.compile(r"\+([0-9A-F]{2})")
 _UTF8_ESCAPE: Final = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
+_ROUTE: Final = re.compile(r"^@[^:]{1,255}:")  # RFC 5321 appendix C
 _VAGUE: Final = re.compile(r"[245]\.0\.\d{1,3}")
 
 
@@ -34,6 +36,7 @@ def address_of(value: str) -> str:
     text = (text if separator else value).split(" (")[0].strip().strip("<>").strip()
     if kind == "utf-8":
         text = _UTF8_ESCAPE.sub(lambda found: _character(int(found[1], 16), found[0]), text)
+    text = _ROUTE.sub("", text)
     if any(c.isspace() for c in text):  # a command or a file that the address was expanded to
         found = _ADDRESS.search(text[:1000])
         text = found[0] if found else ""
@@ -55,7 +58,7 @@ def groups_of(body: bytes) -> list[Fields]:
     for block in re.split(rb"\n[ \t]*\n", body.strip(b"\n"))[: _RECIPIENTS + 1]:
         starts = [found.start() for found in re.finditer(rb"(?im)^final-recipient[ \t]*:", block)]
         cuts = [0, *starts[1:], len(block)] if len(starts) > 1 else [0, len(block)]
-        groups += [fields_of(block[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        groups += [fields_of(block[a:b]) for a, b in pairwise(cuts)]
     return [group for group in groups if group.all][: _RECIPIENTS + 1]
 
 
