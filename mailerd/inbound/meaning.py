@@ -12,6 +12,7 @@ is worded; and what is temporary is never anything but soft.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from mailerd.flow.classify import OURS, classify
@@ -34,6 +35,7 @@ _CODE: Final = re.compile(
 )
 
 
+@lru_cache(256)
 def reply_in(text: str) -> tuple[int, str, str]:
     """The SMTP reply that is quoted in `text`: reply code (0 if none), status ('' if none), and the text from there on."""
     text = text[:4000]
@@ -49,6 +51,7 @@ def reply_in(text: str) -> tuple[int, str, str]:
     return code, status, _BLANK.split(text[max(start, 0) :], maxsplit=1)[0]
 
 
+@lru_cache(1024)
 def meaning(action: str, code: int, status: str, text: str, around: str = "") -> tuple[str, Hardness]:
     """`category` (one of `flow.classify.CATEGORIES`, '' where nothing failed) and hardness. `action`: RFC 3464 §2.3.3.
 

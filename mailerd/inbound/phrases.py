@@ -17,7 +17,9 @@ from mailerd.flow.classify import CATEGORIES
 
 __all__ = ["ADDRESS", "Phrases", "phrases", "said"]
 
-ADDRESS: Final = r"(?:\"[^\"\s]{1,64}\"|[^\s<>()\[\]:;,\"'@|]{1,100})@(?:[\w-]{1,63}\.)*[\w-]{1,63}"
+ADDRESS: Final = (
+    r"(?:\"[^\"\s\x00-\x1f\x7f]{1,64}\"|[^\s\x00-\x1f\x7f<>()\[\]:;,\"'@|]{1,100})@(?:[\w-]{1,63}\.)*[\w-]{1,63}"
+)
 
 
 class Phrases(msgspec.Struct, frozen=True):

@@ -66,10 +66,10 @@ def results_of(text: str, named: list[str], ours: set[str], action: str, fallbac
 
 
 def _named(lines: list[str], named: list[str]) -> dict[str, int]:
-    places = {}
+    places, lowered = {}, [line.lower() for line in lines]
     for address in named[:_RECIPIENTS]:
         low, local = address.lower(), address.partition("@")[0].lower()
-        at = [i for i, line in enumerate(lines) if low in line.lower() or line.strip().lower() == local]
+        at = [i for i, line in enumerate(lowered) if low in line or line.strip() == local]
         places[address] = at[0] if at else -1
     return places
 

@@ -42,7 +42,7 @@ def address_of(value: str) -> str:
         text = found[0] if found else ""
     if "+" in text and "@" not in text and "+40" in text:
         text = _XTEXT.sub(lambda found: chr(int(found[1], 16)), text)
-    return clean(text, 320) if "@" in text else ""
+    return clean(text, 320) if "@" in text[1:] else ""
 
 
 def _character(point: int, otherwise: str) -> str:
@@ -64,7 +64,7 @@ def groups_of(body: bytes) -> list[Fields]:
 
 def delivery_status(groups: list[Fields], prose: str) -> list[Result]:
     """One result a group that names a recipient. `prose`: the text beside, asked where a group gives no reason."""
-    results = []
+    results, prose = [], prose[:4000]
     for group in groups:
         final = address_of(group.get("final-recipient"))
         original = address_of(group.get("original-recipient"))
@@ -105,7 +105,7 @@ def result(
             status = said
     category, hardness = meaning(action, code, status, reply if code or said else text, text)
     return Result(
-        recipient=recipient,
+        recipient=clean(recipient, 320),
         original_recipient=original,
         action=action,
         status=status,
