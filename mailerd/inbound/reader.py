@@ -28,6 +28,7 @@ from mailerd.message import clean
 __all__ = ["read"]
 
 _STATUS: Final = ("message/delivery-status", "message/global-delivery-status", "text/delivery-status")
+_RECEIPT: Final = "message/disposition-notification"  # RFC 8098: read, deleted, displayed
 _FEEDBACK: Final = "message/feedback-report"
 _RETURNED: Final = (
     "message/rfc822",
@@ -77,7 +78,7 @@ def _read(raw: bytes, *, nested: bool) -> Report:
         return _bounce(mail, results, status[0], original, prose, standard=True)
     if phrases().complaint_subject.search(words(mail.fields.get("subject"))) and original.all:
         return _complaint(mail, _EMPTY, original, prose)
-    kind = _kind(mail, prose)
+    kind = _kind(mail, prose, quoted=bool(original.all))
     if kind is not Kind.BOUNCE:
         return Report(kind=kind, trace=trace(mail.fields, original, _EMPTY, prose), truncated=mail.truncated)
     subject = words(mail.fields.get("subject"))
@@ -126,11 +127,13 @@ def _may_be_bounce(mail: Mail, prose: str) -> bool:
     return sum(_evidence(mail, prose)) >= 2
 
 
-def _kind(mail: Mail, prose: str) -> Kind:
+def _kind(mail: Mail, prose: str, *, quoted: bool) -> Kind:
     fields, known = mail.fields, phrases()
     subject = words(fields.get("subject"))
     if fields.get("x-failed-recipients"):
         return Kind.BOUNCE
+    if any(part.kind == _RECEIPT for part in mail.parts):
+        return Kind.AUTO_REPLY
     daemon, failing, failed = _evidence(mail, prose)
     empty_path = fields.get("return-path").strip() == "<>"
     submitted = fields.get("auto-submitted").lower()
@@ -139,7 +142,8 @@ def _kind(mail: Mail, prose: str) -> Kind:
         return Kind.CHALLENGE
     if away and not (daemon and failed and failing):
         return Kind.AUTO_REPLY
-    if (daemon and (failing or failed)) or (failing and failed and (empty_path or _machine(mail, prose))):
+    third = empty_path or quoted or bool(_REPLY.search(prose))
+    if (daemon and (failing or (failed and third))) or (failing and failed and (empty_path or _machine(mail, prose))):
         return Kind.BOUNCE
     replied = submitted.startswith(("auto-replied", "auto-generated")) or any(map(fields.get, _AUTO))
     replied = (

@@ -188,6 +188,31 @@ Subject: Re: Delivery failed
 My parcel could not be delivered, the courier says that the address is unknown. Where is it?
 """
 
+PHISHING = b"""\
+From: Mail Administrator <admin@shady.example>
+To: news@shop.example
+Subject: Your mailbox
+
+The mailbox news@shop.example has been disabled because the account is full. Log in to keep it.
+"""
+
+RECEIPT = b"""\
+From: Cleo <cleo@office.example>
+To: news@shop.example
+Subject: Not read: Delivery failed
+Content-Type: multipart/report; report-type=disposition-notification; boundary=part
+
+--part
+
+Your message could not be delivered to the eyes of cleo@office.example: it was deleted unread.
+--part
+Content-Type: message/disposition-notification
+
+Final-Recipient: rfc822;cleo@office.example
+Disposition: automatic-action/MDN-sent-automatically; deleted
+--part--
+"""
+
 SES_NOTICE = b"""\
 From: Notices <no-reply@sns.amazonaws.com>
 To: ops@shop.example
@@ -198,4 +223,4 @@ Subject: AWS Notification Message
 "mail":{"messageId":"0100-77","headers":[{"name":"Message-ID","value":"<m8@shop.example>"}]}}
 """
 
-ALL = (DSN, ARF, QMAIL, EXIM, AWAY, CHALLENGE, PERSON, SES_NOTICE)
+ALL = (DSN, ARF, QMAIL, EXIM, AWAY, CHALLENGE, PERSON, PHISHING, RECEIPT, SES_NOTICE)

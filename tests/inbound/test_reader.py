@@ -122,6 +122,9 @@ def test_refused_before_anybody_was_named_is_not_the_recipients() -> None:
         (mails.AWAY.replace(b"Automatic reply: ", b"=?utf-8?q?Abwesend=3A_?="), Kind.AUTO_REPLY),
         (mails.CHALLENGE, Kind.CHALLENGE),
         (mails.PERSON, Kind.OTHER),
+        (mails.RECEIPT, Kind.AUTO_REPLY),
+        (mails.PHISHING, Kind.OTHER),
+        (mails.AWAY.replace(b"yara@office.example>", b"postmaster@office.example>"), Kind.AUTO_REPLY),
         (b"", Kind.OTHER),
     ],
 )
