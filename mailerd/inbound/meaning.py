@@ -64,7 +64,11 @@ def meaning(action: str, code: int, status: str, text: str, around: str = "") ->
     category = read if not spoken or (spoken in _THEIRS and read in _SENDERS and (code or status)) else spoken
     if category in ("other", "protocol", "routing") and code in _NEVER:
         category = "recipient"
-    if category in _THEIRS and code and _BEFORE_RECIPIENT.search(around[:2000]):
+    if (
+        category in (*_THEIRS, "other", "protocol", "connection")
+        and code >= 500
+        and _BEFORE_RECIPIENT.search(around[:2000])
+    ):
         category = "sender"
     if action == "delayed" or 400 <= code < 500 or status.startswith("4."):
         return category, Hardness.SOFT
@@ -78,9 +82,9 @@ def meaning(action: str, code: int, status: str, text: str, around: str = "") ->
 
 
 _NEVER: Final = (521, 556)  # the host, or the domain, takes no mail at all (RFC 7504)
-# Refused before anybody was named: Exim's, Yahoo's, Sendmail's and 1&1's words for where in the session
+# Refused before anybody was named: Exim's, Yahoo's, 1&1's and qmail's words for where in the session
 _BEFORE_RECIPIENT: Final = re.compile(
-    r"after (?:pipelined )?(?:initial connection|mail from|ehlo|helo|auth|starttls)\b|\[mail_from\]|for mail command",
+    r"after (?:pipelined )?(?:initial connection|mail from|ehlo|helo|auth|starttls)\b|\[mail_from\]|for mail command|but (?:my name|sender) was rejected",
     re.IGNORECASE,
 )
 _THEIRS: Final = ("recipient", "inactive")

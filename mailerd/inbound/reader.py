@@ -62,13 +62,8 @@ def _read(raw: bytes, *, nested: bool) -> Report:
     feedback = next((part for part in mail.parts if part.kind == _FEEDBACK), None)
     if feedback is not None:
         return _complaint(mail, fields_of(feedback.octets()), original, prose)
-    if not status and (found := _FIELDS_IN_PROSE.search(prose)) and _may_be_bounce(mail, prose):
-        inlined = "\n".join(line.strip() for line in prose.split("\n"))
-        status = groups_of(
-            inlined[inlined.lower().find(found[0].strip().lower()) - 400 if found.start() > 400 else 0 :].encode(
-                "utf-8", "replace"
-            )
-        )
+    if not status and _FIELDS_IN_PROSE.search(prose) and _may_be_bounce(mail, prose):
+        status = groups_of("\n".join(line.strip() for line in prose.split("\n")).encode("utf-8", "replace"))
     if status and (results := delivery_status(status, prose)):
         named = [a for value in mail.fields.every("x-failed-recipients") for a in addresses_in(value)] or for_whom(
             original
