@@ -54,6 +54,7 @@ COMMANDS: dict[str, Entry] = {
     "dead": Entry("mailerd.cli.dead:dead", "Messages", "List, retry or drop dead letters."),
     "doubt": Entry("mailerd.cli.doubt:doubt", "Messages", "Decide about messages that may have been sent."),
     "suppress": Entry("mailerd.cli.suppress:suppress", "Messages", "Manage the addresses that get no mail."),
+    "bounce": Entry("mailerd.cli.bounce:bounce", "Messages", "Read bounces, complaints and automatic replies."),
     "bench": Entry("mailerd.cli.bench:bench", "Measuring", "Load-test this machine, with its own schema and sink."),
     "sink": Entry("mailerd.cli.sink:sink", "Measuring", "Run the SMTP sink by itself, with faults and latency."),
 }
