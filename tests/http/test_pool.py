@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -210,6 +211,21 @@ async def test_a_lease_that_is_lost_while_the_call_waits_is_not_sent() -> None:
         assert (outcome.kind, outcome.text) == (OutcomeKind.UNSENT, "the lease ran out before it was sent")
         assert not server.seen
         assert run.pool.state == "closed"
+
+
+async def test_a_defect_of_ours_behind_the_answer_leaves_it_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("mailerd.http"), "disabled", True)  # the rig takes its error for a failure
+    sent = message()
+    async with api(ok) as server, rig("ses", server.url, **SES) as run:
+
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        run.pool.answered = broken  # type: ignore[method-assign]
+        run.send(sent)
+        await run.settled(sent)
+        assert run.source.outcome(sent).kind is OutcomeKind.IN_DOUBT
+        assert "ZeroDivisionError" in str(run.pool.last_trouble)
 
 
 # -- strange answers ----------------------------------------------------------------------------------------------------
