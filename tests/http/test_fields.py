@@ -165,12 +165,12 @@ HOSTILE = ["(", "<", '"', "a@", "=?", "=?a?q?", "=?utf-8?q?a?= ", "a <", "a@b,",
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_hostile_headers_take_no_time(piece: str) -> None:
-    text = piece * (200_000 // len(piece))
+    text = piece * (600_000 // len(piece))
     begun = time.process_time()
     decoded(text)
     mailboxes(text)
-    mailboxes(text[:30_000])
-    assert time.process_time() - begun < 0.5
+    mailboxes(text[:8_000])
+    assert time.process_time() - begun < 2
 
 
 def test_parts_in_parts_take_no_time() -> None:
