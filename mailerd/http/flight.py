@@ -30,6 +30,7 @@ __all__ = ["Flight", "Owner"]
 log = logging.getLogger("mailerd.http")
 
 LARGE: Final = 262_144  # octets above which a message is said in a thread
+FULL: Final = 4_000_000  # octets with which a call is full, whatever its API takes: they are all in memory
 TURN: Final = 10  # messages said before the event loop turns
 REPEATS: Final = 3  # times that an idempotent call without an answer is made again
 REPEAT_WAIT: Final = 0.5  # seconds before the first of them; each further wait is twice as long
@@ -127,7 +128,7 @@ class Flight:
             else:
                 entries.append(entry)
                 octets += len(entry.octets)
-            if len(entries) >= owner.load or octets >= owner.dialect.octets // 2 or owner.stopped:
+            if len(entries) >= owner.load or octets >= FULL or owner.stopped:
                 break
             said += 1
             if said % TURN == 0:

@@ -337,6 +337,13 @@ async def test_a_batch_is_no_larger_than_configured() -> None:
     assert max(len(seen.json) if isinstance(seen.json, list) else 1 for seen in server.seen) == 4
 
 
+async def test_large_messages_fill_a_call_by_their_octets() -> None:
+    messages = [message(text_body="x" * 75 + "\n" + "y" * 1_500_000) for _ in range(5)]
+    async with api(ok) as server, rig("resend", server.url, *messages, concurrency=1, **RESEND) as run:
+        await run.settled(*messages)
+    assert [len(seen.json) if isinstance(seen.json, list) else 1 for seen in server.seen] == [3, 2]
+
+
 async def test_a_message_that_cannot_be_said_concerns_no_other() -> None:
     bad = message(raw=b"Subject: no From\r\n\r\nx\r\n")
     good = message()
