@@ -141,7 +141,8 @@ class Provider(Section, frozen=True, kw_only=True):
         Literal["none", "opportunistic", "starttls", "implicit"],
         Meta(
             description="`starttls` and `implicit` verify the certificate; "
-            "`opportunistic` takes what is offered; `none` is plain text."
+            "`opportunistic` takes what is offered; `none` is plain text. HTTP APIs are always verified; with `none` their "
+            "`endpoint` may be `http://`."
         ),
     ] = "starttls"
     tls_ca: Annotated[

@@ -113,7 +113,12 @@ class Client:
         except TimeoutError:
             what = f"no answer within {times.command:g} s" if call.written else "not taken in time"
             raise Lost(_phase(call), call.late or what, ours=bool(call.late)) from None
-        except (aiohttp.ClientError, OSError, ValueError, ssl.SSLError) as error:
+        except (
+            aiohttp.ClientError,
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # RuntimeError: a session that is closed
             raise Lost(
                 _phase(call), call.late or clean(str(error) or repr(error), 300), ours=bool(call.late)
             ) from error

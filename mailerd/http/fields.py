@@ -45,6 +45,7 @@ _STRUCTURE: Final = frozenset(
         "dkim-signature",
     )
 )
+DEPTH: Final = 100
 _SEAM: Final = b"\r\nMIME-Version: 1.0\r\n"  # behind which the composer puts the body with its Content-* fields
 _text_part = re.compile(
     rb"Content-Type: text/(plain|html); charset=utf-8\r\n"
@@ -190,6 +191,8 @@ def _quick_text(content: bytes, start: int, end: int) -> tuple[bytes, str] | Non
 
 
 def _slow(content: bytes) -> _Body:
+    if content.count(b"boundary") > DEPTH:  # the parser looks at each line once for each multipart around it
+        raise Failure("content: has too many parts in parts for a provider that takes no MIME", "content")
     text: str | None = None
     html: str | None = None
     files: list[File] = []

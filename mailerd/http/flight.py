@@ -30,6 +30,7 @@ __all__ = ["Flight", "Owner"]
 log = logging.getLogger("mailerd.http")
 
 LARGE: Final = 262_144  # octets above which a message is said in a thread
+FULL: Final = 4_000_000  # octets with which a call is full, whatever its API takes: they are all in memory
 TURN: Final = 10  # messages said before the event loop turns
 REPEATS: Final = 3  # times that an idempotent call without an answer is made again
 REPEAT_WAIT: Final = 0.5  # seconds before the first of them; each further wait is twice as long
@@ -115,24 +116,22 @@ class Flight:
         """The first message and, up to what a call may carry, those that wait behind it, each as an entry."""
         owner, name = self._owner, self._owner.provider.name
         entries: list[Entry] = []
-        octets = 0
+        octets = said = 0
         outgoing: Outgoing | None = self._first
-        for count in range(1, 1_000_000):
-            if outgoing is None:
-                break
+        while outgoing is not None:
             self._hands[outgoing.job.id] = outgoing
             entry = await self._entry(outgoing)
             if isinstance(entry, Failure):
-                failed = Outcome(
-                    OutcomeKind.FAILED, Phase.REQUEST, 0, "", clean(entry.reason), name, category=entry.category
-                )
+                reason, category = clean(entry.reason), entry.category
+                failed = Outcome(OutcomeKind.FAILED, Phase.REQUEST, 0, "", reason, name, category=category)
                 self._done(outgoing.job.id, failed)
             else:
                 entries.append(entry)
                 octets += len(entry.octets)
-            if len(entries) >= owner.load or octets >= owner.dialect.octets // 2 or owner.stopped:
+            if len(entries) >= owner.load or octets >= FULL or owner.stopped:
                 break
-            if count % TURN == 0:
+            said += 1
+            if said % TURN == 0:
                 await asyncio.sleep(0)
             outgoing = owner.source.take(name)
         return entries
@@ -195,12 +194,13 @@ class Flight:
             self._end(load, Outcome(OutcomeKind.FAILED, Phase.REQUEST, 0, "", text, name, category="internal"))
             return []
         answer = await self._answer(request, load)
-        doubt, self._aboard = bool(self._aboard), frozenset()
+        # They stay aboard until each is given back: should anything of ours fail meanwhile, they are in doubt.
         if isinstance(answer, Lost):
             owner.lost(answer)
-            kind = OutcomeKind.IN_DOUBT if doubt else OutcomeKind.UNSENT
-            phase = Phase.RESPONSE if doubt else answer.phase
+            kind = OutcomeKind.IN_DOUBT if self._aboard else OutcomeKind.UNSENT
+            phase = Phase.RESPONSE if self._aboard else answer.phase
             self._end(load, Outcome(kind, phase, text=answer.text, provider=name))
+            self._aboard = frozenset()
             return []
         response, verdicts, earlier = answer
         owner.answered(response, verdicts)
@@ -209,10 +209,12 @@ class Flight:
         if len(verdicts) < len(load):
             if verdicts[0].fault in (Fault.MESSAGE, Fault.RECIPIENT):
                 half = len(load) // 2
+                self._aboard = frozenset()
                 return [load[half:], load[:half]]
             verdicts = verdicts * len(load)
         for entry, verdict in zip(load, verdicts, strict=True):
             self._done(entry.outgoing.job.id, outcome(verdict, response.status, name))
+        self._aboard = frozenset()
         return []
 
     async def _answer(self, request: Request, load: Sequence[Entry]) -> tuple[Response, list[Verdict], bool] | Lost:

@@ -12,10 +12,13 @@ import binascii
 import re
 from email.utils import formataddr, getaddresses
 from functools import lru_cache
+from typing import Final
 
 import msgspec
 
 __all__ = ["Mailbox", "decoded", "mailboxes", "read"]
+
+LIMIT: Final = 32_768  # characters of a field of mailboxes: 63 of them, and room; work grows with the square
 
 _word = re.compile(r"=\?([\w.:+-]{1,40})(?:\*[\w-]{1,40})?\?([bBqQ])\?([^? ]*)\?=")
 _folded = re.compile(r"\n[ \t]+")
@@ -74,11 +77,16 @@ def decoded(value: str) -> str:
 
 @lru_cache(maxsize=512)
 def mailboxes(value: str) -> tuple[Mailbox, ...]:
-    """The mailboxes of a From, To, Cc or Reply-To."""
+    """The mailboxes of a From, To, Cc or Reply-To; none of one that is longer than any can be."""
+    if len(value) > LIMIT:
+        return ()
     found = _mailbox(value)
     if found is not None:
         return (Mailbox(decoded(found[1] or ""), found[2] or found[3]),)
-    return tuple(Mailbox(decoded(name), mailbox) for name, mailbox in getaddresses([value]) if "@" in mailbox)
+    try:
+        return tuple(Mailbox(decoded(name), mailbox) for name, mailbox in getaddresses([value]) if "@" in mailbox)
+    except RecursionError:  # comments in comments
+        return ()
 
 
 def _octets(encoding: str, text: str) -> bytes:

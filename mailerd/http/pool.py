@@ -211,9 +211,12 @@ class HttpPool:
         if self._filling is flight:
             self._filling = None
         self._budget.release(self.stream)
-        flight.give_back("shutting down")
-        if not task.cancelled() and (error := task.exception()) is not None:
+        why = "shutting down"
+        if not task.cancelled() and (error := task.exception()) is not None:  # a defect of ours
             log.error("provider %s: a call failed", self.provider.name, exc_info=error)
+            why = self.clean(repr(error))
+            self._failed(Trouble(Phase.REQUEST, text=why))
+        flight.give_back(why)
         if not self._ending:
             self.wake()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
@@ -157,3 +158,24 @@ def test_heads_never_raise(text: str) -> None:
     decoded(text)
     mailboxes(text)
     read(text.encode("utf-8", "replace"))
+
+
+HOSTILE = ["(", "<", '"', "a@", "=?", "=?a?q?", "=?utf-8?q?a?= ", "a <", "a@b,", ":;", "[", "@"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_hostile_headers_take_no_time(piece: str) -> None:
+    text = piece * (600_000 // len(piece))
+    begun = time.process_time()
+    decoded(text)
+    mailboxes(text)
+    mailboxes(text[:8_000])
+    assert time.process_time() - begun < 2
+
+
+def test_parts_in_parts_take_no_time() -> None:
+    lines = (b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n) for n in range(3000))
+    begun = time.process_time()
+    with pytest.raises(Failure, match="too many parts"):
+        fields(message("a@example.org", raw=b"From: a@b.example\r\n" + b"".join(lines)))
+    assert time.process_time() - begun < 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -212,6 +213,21 @@ async def test_a_lease_that_is_lost_while_the_call_waits_is_not_sent() -> None:
         assert run.pool.state == "closed"
 
 
+async def test_a_defect_of_ours_behind_the_answer_leaves_it_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("mailerd.http"), "disabled", True)  # the rig takes its error for a failure
+    sent = message()
+    async with api(ok) as server, rig("ses", server.url, **SES) as run:
+
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        run.pool.answered = broken  # type: ignore[method-assign]
+        run.send(sent)
+        await run.settled(sent)
+        assert run.source.outcome(sent).kind is OutcomeKind.IN_DOUBT
+        assert "ZeroDivisionError" in str(run.pool.last_trouble)
+
+
 # -- strange answers ----------------------------------------------------------------------------------------------------
 
 ANSWERS = {
@@ -319,6 +335,13 @@ async def test_a_batch_is_no_larger_than_configured() -> None:
     async with api(ok) as server, rig("resend", server.url, *messages, batch=4, **RESEND) as run:
         await run.settled(*messages)
     assert max(len(seen.json) if isinstance(seen.json, list) else 1 for seen in server.seen) == 4
+
+
+async def test_large_messages_fill_a_call_by_their_octets() -> None:
+    messages = [message(text_body="x" * 75 + "\n" + "y" * 1_500_000) for _ in range(5)]
+    async with api(ok) as server, rig("resend", server.url, *messages, concurrency=1, **RESEND) as run:
+        await run.settled(*messages)
+    assert [len(seen.json) if isinstance(seen.json, list) else 1 for seen in server.seen] == [3, 2]
 
 
 async def test_a_message_that_cannot_be_said_concerns_no_other() -> None:
