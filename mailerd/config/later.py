@@ -10,7 +10,6 @@ __all__ = ["LATER", "LATER_CHOICES"]
 
 # Key path without the table's name or number -> what the operator should know.
 LATER: dict[str, str] = {
-    "public": "tracking, unsubscribe and webhook pages",
     "webhook": "outgoing webhooks",
 }
 

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
 from mailerd.config.provider import Provider, Warmup
+from mailerd.config.public import Public
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -179,6 +180,13 @@ class Stream(Section, frozen=True, kw_only=True):
     `transactional` and `marketing`."""
 
     name: Annotated[Name, Meta(description="What rows say in `stream`.", examples=["transactional"])]
+    kind: Annotated[
+        Literal["transactional", "marketing"] | None,
+        Meta(
+            description="What receivers expect of it. Default: `marketing` for the stream of that name, else `transactional`.",
+            examples=["marketing"],
+        ),
+    ] = None
     pools: Annotated[
         tuple[str, ...],
         Meta(description="Pools in the order they are tried. Default: the only pool.", examples=[["default"]]),
@@ -220,6 +228,11 @@ class Stream(Section, frozen=True, kw_only=True):
         Literal["defer", "drop"],
         Meta(description="What exceeds `per_recipient` waits until it fits, or ends as `suppressed`."),
     ] = "defer"
+
+    @property
+    def marketing(self) -> bool:
+        """Is it mail that nobody waits for, and that everybody must be able to stop?"""
+        return self.kind == "marketing" or (self.kind is None and self.name == "marketing")
 
 
 class PoolDomain(Section, frozen=True, kw_only=True):
@@ -344,6 +357,7 @@ class Config(Section, frozen=True, kw_only=True):
     lease: LeaseSection = LeaseSection()
     shutdown: Shutdown = Shutdown()
     ops: Ops = Ops()
+    public: Public = Public()
     log: Log = Log()
     templates: Templates = Templates()
     limits: Limits = Limits()

@@ -30,6 +30,7 @@ from mailerd.config.model import (
 )
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
+from mailerd.config.public import SECRET_OCTETS, Public
 
 __all__ = ["check"]
 
@@ -45,6 +46,8 @@ def check(tree: Tree, *, require_provider: bool) -> None:
             _text(tree, (*path, "listen_url"), database.listen_url, _database_url)
     for path, ops in tree.tables(Ops):
         _text(tree, (*path, "listen"), ops.listen, values.listen)
+    for path, public in tree.tables(Public):
+        _public(tree, path, public)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, feedback in tree.tables(Feedback):
@@ -66,6 +69,27 @@ def check(tree: Tree, *, require_provider: bool) -> None:
     _proportions(tree)
     if require_provider and not tree.data.get("provider"):
         tree.problem(("provider",), "there is no [[provider]]: name at least one to send through")
+
+
+def _public(tree: Tree, path: Path, public: Public) -> None:
+    if public.listen != "off":
+        _text(tree, (*path, "listen"), public.listen, values.listen)
+    if public.listen != "off" or public.base_url is not None:
+        if public.base_url is None:
+            tree.problem((*path, "base_url"), "must be given with `listen`: links in messages begin with it")
+        if not public.secret:
+            tree.problem((*path, "secret"), "must be given: it signs the links (`openssl rand -hex 32` makes one)")
+    if any(len(secret.encode()) < SECRET_OCTETS for secret in public.secret):
+        tree.problem((*path, "secret"), f"must have at least {SECRET_OCTETS} characters")
+    for network in public.trusted_proxies:
+        _text(tree, (*path, "trusted_proxies"), network, _network)
+
+
+def _network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"names `{text}`, which is no address and no network (like 10.0.0.0/8)") from None
 
 
 def _unique(tree: Tree, table: str) -> None:

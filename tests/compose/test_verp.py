@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailerd.inbound.verp import LOCAL_LIMIT, ReturnPaths
+from mailerd.compose.verp import LOCAL_LIMIT, ReturnPaths
 
 OLD, NEW = b"o" * 32, b"n" * 32
-PATHS = ReturnPaths("bounces.example.org", {"0": OLD, "1": NEW})
+PATHS = ReturnPaths("bounces.example.org", [NEW, OLD])
 
 
 @given(st.integers(0, (1 << 63) - 1))
@@ -34,30 +34,26 @@ def test_anything_else_is_none_of_ours(text: str) -> None:
 
 
 def test_keys_rotate() -> None:
-    old = ReturnPaths("bounces.example.org", {"0": OLD}).encode(77)
+    old = ReturnPaths("bounces.example.org", [OLD]).encode(77)
     assert PATHS.decode(old) == 77
-    assert ReturnPaths("bounces.example.org", {"1": NEW}).decode(old) is None
-    assert ReturnPaths("bounces.example.org", {"0": NEW}).decode(old) is None
-    assert PATHS.encode(77)[2] == "1"
+    assert ReturnPaths("bounces.example.org", [NEW]).decode(old) is None
+    assert ReturnPaths("bounces.example.org", [NEW]).encode(77) == PATHS.encode(77) != old
 
 
 def test_a_domain_is_signed_too() -> None:
     path = PATHS.encode(5).replace("bounces.example.org", "bounces.example.net")
-    assert ReturnPaths("bounces.example.net", {"1": NEW}).decode(path) is None
+    assert ReturnPaths("bounces.example.net", [NEW]).decode(path) is None
 
 
 @pytest.mark.parametrize(
     ("domain", "keys", "said"),
     [
-        ("", {"0": OLD}, "no domain"),
-        ("a@b", {"0": OLD}, "no domain"),
-        ("example.org", {}, "no key"),
-        ("example.org", {"u": OLD}, "must be one of"),
-        ("example.org", {"10": OLD}, "must be one of"),
-        ("example.org", {"0": b"short"}, "has 5 octets"),
+        ("", [OLD], "no domain"),
+        ("a@b", [OLD], "no domain"),
+        ("example.org", [], "no key"),
     ],
 )
-def test_wrong_keys_are_named(domain: str, keys: dict[str, bytes], said: str) -> None:
+def test_wrong_keys_are_named(domain: str, keys: list[bytes], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ReturnPaths(domain, keys)
 
