@@ -61,7 +61,7 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong.lines(), Exit.CONFIG) from None
     wrong_rules, warnings = _rules(loaded.config)
-    warnings += _keys(loaded.config)
+    warnings += _keys(loaded.config) + _streams(loaded)
     if wrong_rules:
         if as_json:
             problem = {"path": wrong_rules.partition(":")[0], "line": None, "message": wrong_rules}
@@ -130,6 +130,31 @@ def _keys(config: Config) -> list[str]:
             for dkim in identity.dkim
             if dkim.key and os.stat(dkim.key).st_mode & 0o004
         ]
+    return warnings
+
+
+def _streams(loaded: Loaded) -> list[str]:
+    """Warnings about streams of the file that bulk mail could harm: what receivers think of the one holds for the other."""
+    from mailerd.config.resolved import Resolved
+
+    resolved = Resolved(loaded.config)
+    written = [s for s in resolved.config.stream if loaded.origins.get(f"stream.{s.name}.name", "default") != "default"]
+    warnings: list[str] = []
+    for bulk in (stream for stream in written if stream.marketing):
+        if not bulk.one_click:
+            words = "large receivers want `one_click = true` of bulk mail (RFC 8058); it needs [public]"
+            warnings.append(f"stream.{bulk.name}: {words}")
+        for other in (stream for stream in written if not (stream.marketing or stream.shared or bulk.shared)):
+            common = [f"pool `{name}`" for name in bulk.pools if name in other.pools]
+            ours, theirs = resolved.identity_of(bulk.name), resolved.identity_of(other.name)
+            if ours is not None and theirs is not None:
+                if ours.name == theirs.name:
+                    common.append(f"identity `{ours.name}`")
+                elif (ours.return_path or ours.sender) == (theirs.return_path or theirs.sender):
+                    common.append(f"return path `{ours.return_path or ours.sender}`")
+            if common:
+                words = f"shares {', '.join(common)} with stream {other.name}: complaints about the one hurt the other"
+                warnings.append(f"stream.{bulk.name}: {words} (`shared = true` if that is meant)")
     return warnings
 
 

@@ -228,6 +228,34 @@ class Stream(Section, frozen=True, kw_only=True):
         Literal["defer", "drop"],
         Meta(description="What exceeds `per_recipient` waits until it fits, or ends as `suppressed`."),
     ] = "defer"
+    one_click: Annotated[
+        bool,
+        Meta(
+            description="Everybody can leave it with one click (RFC 8058): List-Unsubscribe in each message, "
+            "`{{ unsubscribe_url }}` in its templates. Needs [public]."
+        ),
+    ] = False
+    list_id: Annotated[
+        str | None,
+        Meta(
+            description="List-Id of its messages (RFC 2919), a name below a domain of yours.",
+            pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)+$",
+            examples=["news.example.org"],
+            extra={"words": "a name as in news.example.org"},
+        ),
+    ] = None
+    feedback_id: Annotated[
+        str | None,
+        Meta(
+            description="The sender's part of Feedback-ID, 5 to 15 characters: Gmail then reports complaints by campaign, template and stream.",
+            pattern="^[A-Za-z0-9_.-]{5,15}$",
+            examples=["exampleshop"],
+            extra={"words": "5 to 15 letters, digits, `_`, `.` and `-`"},
+        ),
+    ] = None
+    shared: Annotated[
+        bool, Meta(description="It is meant to share identity, pool or return path with streams of the other kind.")
+    ] = False
 
     @property
     def marketing(self) -> bool:
@@ -346,6 +374,13 @@ class Identity(Section, frozen=True, kw_only=True):
         str | None,
         Meta(description="Envelope sender; default: the address of `from`.", examples=["bounces@example.org"]),
     ] = None
+    verp: Annotated[
+        bool,
+        Meta(
+            description="Each message has a signed return path of its own at the domain of `return_path`, "
+            "so that its bounces name it. Needs [public] secret, and mail for that domain must come to [inbound]."
+        ),
+    ] = False
     dkim: Annotated[tuple[Dkim, ...], Meta(description="Keys that sign its mail: `[[identity.dkim]]`.")] = ()
 
 

@@ -46,8 +46,8 @@ def check(tree: Tree, *, require_provider: bool) -> None:
             _text(tree, (*path, "listen_url"), database.listen_url, _database_url)
     for path, ops in tree.tables(Ops):
         _text(tree, (*path, "listen"), ops.listen, values.listen)
-    for path, public in tree.tables(Public):
-        _public(tree, path, public)
+    # A table that is not in the file counts, too: streams may want what it does not say.
+    _public(tree, *next(iter(tree.tables(Public)), (("public",), Public())))
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, feedback in tree.tables(Feedback):
@@ -72,17 +72,26 @@ def check(tree: Tree, *, require_provider: bool) -> None:
 
 
 def _public(tree: Tree, path: Path, public: Public) -> None:
+    raw = tree.data.get("public")
+    given = set(raw) if isinstance(raw, dict) else set()  # what is wrong was complained about
     if public.listen != "off":
         _text(tree, (*path, "listen"), public.listen, values.listen)
     if public.listen != "off" or public.base_url is not None:
-        if public.base_url is None:
+        if "base_url" not in given:
             tree.problem((*path, "base_url"), "must be given with `listen`: links in messages begin with it")
-        if not public.secret:
+        if "secret" not in given:
             tree.problem((*path, "secret"), "must be given: it signs the links (`openssl rand -hex 32` makes one)")
     if any(len(secret.encode()) < SECRET_OCTETS for secret in public.secret):
         tree.problem((*path, "secret"), f"must have at least {SECRET_OCTETS} characters")
     for network in public.trusted_proxies:
         _text(tree, (*path, "trusted_proxies"), network, _network)
+    for at, stream in tree.tables(Stream):
+        if stream.one_click and not {"base_url", "secret"} <= given:
+            words = "needs [public] `base_url` and `secret`: its links begin with the one and are signed by the other"
+            tree.problem((*at, "one_click"), words)
+    for at, identity in tree.tables(Identity):
+        if identity.verp and "secret" not in given:
+            tree.problem((*at, "verp"), "needs [public] `secret`: return paths are signed")
 
 
 def _network(text: str) -> None:
