@@ -29,12 +29,13 @@ AT_ONCE = 10  # providers that are tried at the same time
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was tried. `subject`: `database`, `provider.NAME` or `identity.NAME.dkim.SELECTOR`; `detail`: what
-    it said, or what to do."""
+    """One thing that was tried. `subject`: `database`, `provider.NAME`, `identity.NAME.dkim.SELECTOR`, …; `detail`: what
+    it said, or what to do. `warning`: it serves as it is, and not well."""
 
     subject: str
     ok: bool
     detail: str
+    warning: bool = False
 
 
 @click.command()
@@ -45,8 +46,8 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
     """Report every configuration error at once.
 
     With --connect also: can the database be reached, and has it the right schema; does each provider accept a
-    connection, TLS and the password; is the DKIM record of each key published, and its own. Other DNS records of
-    identities (SPF, DMARC) are not looked at in this version.
+    connection, TLS and the password; is the DKIM record of each key published, and its own; have the domains of
+    identities SPF, DMARC and MX records, and our own addresses a reverse name (these are warnings).
 
     Exit status: 0 all is well, 78 the configuration has errors, 69 something it names cannot be used.
     """
@@ -69,6 +70,8 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong_rules, Exit.CONFIG)
     findings = _try(loaded.config) if connect else []
+    warnings += [f"{finding.subject}: {finding.detail}" for finding in findings if finding.warning]
+    findings = [finding for finding in findings if not finding.warning]
     failed = [finding for finding in findings if not finding.ok]
     code = Exit.UNAVAILABLE if failed else Exit.OK
     if as_json:
@@ -202,6 +205,10 @@ async def _connect(config: Config) -> list[Finding]:
         from mailerd.cli.published import findings
 
         found += await findings(config)
+    if config.identity:
+        from mailerd.cli import domainrecords
+
+        found += await domainrecords.findings(config)
     return found
 
 
