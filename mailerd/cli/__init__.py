@@ -41,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "migrate": Entry("mailerd.cli.migrate:migrate", "First steps", "Bring the database schema up to date."),
     "run": Entry("mailerd.cli.run:run", "Operation", "Run the daemon."),
     "status": Entry("mailerd.cli.status:status", "Operation", "Show queues, providers and instances."),
+    "top": Entry("mailerd.cli.top:top", "Operation", "Show what `status` shows, live."),
     "pause": Entry(
         "mailerd.cli.control:pause", "Operation", "Stop sending for a stream, provider, domain or campaign."
     ),
