@@ -5,8 +5,8 @@ purely: a dead address is suppressed for all streams, a complaint for those of m
 soft bounces add up; opens and clicks by people are counted for the address. A report that was seen before
 (`source_id`, for five days at least) counts once, whichever instance hears it again.
 
-Only a report whose message is found may suppress anybody, or change what is known of an address: anybody may send us a
-mail that looks like a bounce. What is not found is written all the same if it names a recipient, with message id 0.
+Only a report whose message is found by an id may suppress anybody, or change what is known of an address: anybody may send us
+a mail that looks like a bounce, and knows whom we write to. What is not found is written all the same if it names a recipient, with message id 0.
 `unknown` is not an event and is left to whoever keeps the raw report.
 
 Hazard: a batch locks rows by address; they are taken in order of the address, so that two instances cannot deadlock.
@@ -48,11 +48,12 @@ POLICY: Final = Policy()
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a reported message. `recipients`: mailboxes by bit."""
+    """What is known of a reported message. `recipients`: mailboxes by bit. `guessed`: only recipient and time point to it."""
 
     id: int
     stream: str
     recipients: Sequence[str]
+    guessed: bool = False
 
 
 class Consequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,21 +83,23 @@ class Consequence(msgspec.Struct, frozen=True, kw_only=True):
 # look-up is an index probe, whatever the statistics say. `stamp`: microseconds of created_at, as our Message-ID has them.
 FIND: Final = """
 WITH g AS MATERIALIZED (
-  SELECT g.*, coalesce(
-    nullif(g.message_id, 0),
+  SELECT g.*, coalesce(nullif(g.message_id, 0),
     CASE WHEN g.provider_message_id <> '' THEN (
       SELECT e.message_id FROM mailerd.event e
       WHERE e.provider_message_id = g.provider_message_id AND e.provider_message_id <> ''
         AND (g.provider = '' OR e.provider = g.provider) AND e.message_id > 0 AND e.type = 'sent'
         AND e.at > now() - interval '90 days' AND e.at < now() + interval '1 hour'
-      ORDER BY e.at DESC LIMIT 1) END,
+      ORDER BY e.at DESC LIMIT 1) END) AS proven
+  FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+    AS g(n, message_id, stamp, provider, provider_message_id, recipient, at)),
+f AS MATERIALIZED (
+  SELECT g.n, g.stamp, g.proven IS NULL AS guessed, coalesce(g.proven,
     CASE WHEN g.recipient <> '' THEN (
       SELECT max(o.id) FROM (SELECT o.id FROM mailerd.outbox o WHERE lower(o.recipient) = g.recipient
         AND o.id BETWEEN mailerd.id_at(g.at - interval '5 days') AND mailerd.id_at(g.at + interval '1 minute') LIMIT 1000) o) END) AS found
-  FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-    AS g(n, message_id, stamp, provider, provider_message_id, recipient, at))
-SELECT g.n, m.id, m.stream, m.recipients
-FROM g CROSS JOIN LATERAL (
+  FROM g)
+SELECT g.n, m.id, m.stream, m.recipients, g.guessed
+FROM f AS g CROSS JOIN LATERAL (
   (SELECT o.id, o.stream, o.recipient || coalesce(o.cc, '{}') || coalesce(o.bcc, '{}') AS recipients FROM mailerd.outbox o
    WHERE o.id = g.found AND (g.stamp = 0 OR g.stamp = (extract(epoch FROM o.created_at) * 1000000)::bigint) LIMIT 1)
   UNION ALL
@@ -176,7 +179,7 @@ async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = 
         for column, value in zip(columns, row, strict=True):
             column.append(value)
     rows = await session.fetch(FIND, *columns)
-    messages = {row[0]: Message(id=row[1], stream=row[2], recipients=row[3]) for row in rows}
+    messages = {row[0]: Message(id=row[1], stream=row[2], recipients=row[3], guessed=row[4]) for row in rows}
     complained = any(report.type == "complained" for report in wanted)
     marketing = [row[0] for row in await session.fetch(MARKETING)] if complained else []
     made: dict[str | int, Consequence] = {}
@@ -207,7 +210,7 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
     stream = message.stream if message is not None else report.stream or None
     soft = report.type == "bounced" and not report.hard
     suppress: list[tuple[str, str]] = []
-    if message is not None and recipient:
+    if message is not None and not message.guessed and recipient:
         if report.hard and report.type in ("bounced", "rejected"):
             suppress.append(("", "bounce"))
         elif report.type == "complained":
@@ -216,7 +219,7 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
             suppress.append((report.stream or message.stream, "unsubscribe"))
     elif report.type == "unsubscribed" and recipient and report.stream and not report.topic:
         suppress.append((report.stream, "unsubscribe"))  # its token says who and from what, years later
-    proven = message is not None and bool(recipient) and not report.bot
+    proven = message is not None and not message.guessed and bool(recipient) and not report.bot
     return Consequence(
         key=_key(report),
         message_id=message.id if message is not None else 0,

@@ -77,6 +77,10 @@ async def test_by_recipient_and_time(session: Session, connection: Connection) -
     await apply(session, [Feedback(type="delivered", recipient=whom.upper())])
     await apply(session, [Feedback(type="delivered", recipient=whom, at=datetime.now(UTC) - timedelta(days=2))])
     assert [e[0] for e in await events(connection)] == [ids[2], 0]
+    # Whoever knows whom we write to could say so.
+    forged = Feedback(type="bounced", recipient=whom, provider_message_id="nothing", hard=True)
+    assert await apply(session, [forged, Feedback(type="complained", recipient=whom)]) == 2
+    assert await listed(connection) == set()
 
 
 async def test_a_strangers_report_suppresses_nobody(session: Session, connection: Connection) -> None:
