@@ -6,11 +6,30 @@ from collections.abc import Callable
 from typing import Final
 
 from mailerd.config.provider import Provider
+from mailerd.webhook.brevo import Brevo
 from mailerd.webhook.dialect import Webhook
+from mailerd.webhook.mailersend import Mailersend
+from mailerd.webhook.mailgun import Mailgun
+from mailerd.webhook.mailjet import Mailjet
+from mailerd.webhook.postmark import Postmark
+from mailerd.webhook.resend import Resend
+from mailerd.webhook.sendgrid import Sendgrid
+from mailerd.webhook.ses import Ses
+from mailerd.webhook.sparkpost import Sparkpost
 
 __all__ = ["WEBHOOKS", "webhook"]
 
-WEBHOOKS: Final[dict[str, Callable[[Provider], Webhook]]] = {}
+WEBHOOKS: Final[dict[str, Callable[[Provider], Webhook]]] = {
+    "ses": Ses,
+    "resend": Resend,
+    "sendgrid": Sendgrid,
+    "mailgun": Mailgun,
+    "postmark": Postmark,
+    "sparkpost": Sparkpost,
+    "brevo": Brevo,
+    "mailjet": Mailjet,
+    "mailersend": Mailersend,
+}
 
 
 def webhook(provider: Provider) -> Webhook | None:
