@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from mailerd.feedback import Feedback
 from mailerd.http.dialect import mapping
-from mailerd.webhook.dialect import Malformed
-from mailerd.webhook.event import bot, digest, failed, load, text
+from mailerd.webhook.event import batch, bot, digest, failed, text
 from mailerd.webhook.shared import Shared
 
 __all__ = ["Brevo"]
@@ -37,11 +36,7 @@ class Brevo(Shared):
     """`kind = "brevo"`."""
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> list[Feedback]:
-        found = load(body)
-        events = found if isinstance(found, list) else [found]
-        if not all(isinstance(event, dict) for event in events):
-            raise Malformed("no events: a JSON object is due, or an array of them")
-        return [feedback for event in events if (feedback := self._read(event)) is not None]
+        return [feedback for event in batch(body) if (feedback := self._read(event)) is not None]
 
     def _read(self, event: dict[str, Any]) -> Feedback | None:
         kind = text(event.get("event"), 100)

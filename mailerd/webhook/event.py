@@ -25,9 +25,10 @@ from mailerd.inbound.report import Hardness
 from mailerd.message import DETAIL_LIMIT, clean
 from mailerd.webhook.dialect import Malformed
 
-__all__ = ["Failed", "Reporter", "bot", "digest", "entries", "failed", "instant", "load", "planted", "text"]
+__all__ = ["Failed", "Reporter", "batch", "bot", "digest", "entries", "failed", "instant", "load", "planted", "text"]
 
 TEXT: Final = 2048  # characters of one value that are kept
+EVENTS: Final = 20_000  # of one body: five times what fits into the largest batch of SendGrid's
 RAW: Final = 8192  # characters of an event that was not understood
 _ID: Final = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,5}))?").fullmatch
 _ID_LIMIT: Final = 1 << 63
@@ -45,6 +46,17 @@ def load(body: bytes) -> Any:
         raise Malformed("JSON that is nested too deep") from None
     except (msgspec.DecodeError, UnicodeError, ValueError) as error:
         raise Malformed(clean(f"no JSON: {error}", 200)) from None
+
+
+def batch(body: bytes) -> list[dict[str, Any]]:
+    """The JSON objects in a body: an array of them, or one by itself. Raises `Malformed`."""
+    found = load(body)
+    events = found if isinstance(found, list) else [found]
+    if not all(isinstance(event, dict) for event in events):
+        raise Malformed("no events: a JSON object is due, or an array of them")
+    if len(events) > EVENTS:
+        raise Malformed(f"more than {EVENTS} events")
+    return events
 
 
 def text(value: Any, limit: int = TEXT) -> str:

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mailerd.feedback import Feedback
-from mailerd.webhook.dialect import Malformed
-from mailerd.webhook.event import bot, digest, failed, load, text
+from mailerd.webhook.event import batch, bot, digest, failed, text
 from mailerd.webhook.shared import Shared
 
 __all__ = ["Mailjet"]
@@ -26,11 +25,7 @@ class Mailjet(Shared):
     """`kind = "mailjet"`."""
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> list[Feedback]:
-        found = load(body)
-        events = found if isinstance(found, list) else [found]
-        if not all(isinstance(event, dict) for event in events):
-            raise Malformed("no events: a JSON object is due, or an array of them")
-        return [self._read(event) for event in events]
+        return [self._read(event) for event in batch(body)]
 
     def _read(self, event: dict[str, Any]) -> Feedback:
         kind, at = text(event.get("event"), 100), event.get("time")

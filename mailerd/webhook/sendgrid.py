@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from mailerd.config.provider import Provider
 from mailerd.feedback import Feedback
 from mailerd.http.dialect import ID_KEY
-from mailerd.webhook.dialect import Malformed, Post, Verdict, accepted, fresh, refused
-from mailerd.webhook.event import Reporter, bot, digest, failed, load, text
+from mailerd.webhook.dialect import Post, Verdict, accepted, fresh, refused
+from mailerd.webhook.event import Reporter, batch, bot, digest, failed, text
 
 __all__ = ["Sendgrid"]
 
@@ -62,11 +62,7 @@ class Sendgrid:
         return accepted() if fresh(then, now) else refused(403, "too old")
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> list[Feedback]:
-        found = load(body)
-        events = found if isinstance(found, list) else [found]
-        if not all(isinstance(event, dict) for event in events):
-            raise Malformed("no events: an array of JSON objects is due")
-        return [feedback for event in events if (feedback := self._read(event)) is not None]
+        return [feedback for event in batch(body) if (feedback := self._read(event)) is not None]
 
     def _read(self, event: dict[str, Any]) -> Feedback | None:
         kind = text(event.get("event"))

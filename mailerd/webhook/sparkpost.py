@@ -14,7 +14,7 @@ from typing import Any, Final
 from mailerd.feedback import Feedback
 from mailerd.http.dialect import ID_KEY, mapping
 from mailerd.webhook.dialect import Malformed
-from mailerd.webhook.event import Failed, bot, digest, failed, instant, load, text
+from mailerd.webhook.event import Failed, batch, bot, digest, failed, instant, text
 from mailerd.webhook.shared import Shared
 
 __all__ = ["Sparkpost"]
@@ -29,10 +29,8 @@ class Sparkpost(Shared):
     """`kind = "sparkpost"`."""
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> list[Feedback]:
-        found = load(body)
-        if not isinstance(found, list):
-            found = [found]
-        if not all(isinstance(mapping(one).get("msys"), dict) for one in found):
+        found = batch(body)
+        if not all(isinstance(one.get("msys"), dict) for one in found):
             raise Malformed("no events: an array of objects with `msys` is due")
         return [
             feedback

@@ -23,7 +23,19 @@ from mailerd.config.provider import Provider
 from mailerd.webhook.dialect import Post
 from mailerd.webhook.kinds import WEBHOOKS, webhook
 from tests.webhook import keys
-from tests.webhook.keys import CERTIFICATE, KINDS, NOW, SECRET, TOPIC, UNSIGNED, certificates, make, notification, octets, post
+from tests.webhook.keys import (
+    CERTIFICATE,
+    KINDS,
+    NOW,
+    SECRET,
+    TOPIC,
+    UNSIGNED,
+    certificates,
+    make,
+    notification,
+    octets,
+    post,
+)
 
 SIGNED = [kind for kind in KINDS if kind not in UNSIGNED]
 
@@ -169,7 +181,9 @@ def test_mailgun_as_its_own_client_judges(change: str) -> None:
         given = found["signature"][change]
         found["signature"][change] = given[:-1] + ("1" if given[-1] != "1" else "2")
     theirs = SecurityGuard.verify_webhook(SECRET, **found["signature"])
-    assert make("mailgun").judge(Post({}, octets(found)), datetime.now(UTC).timestamp()).accepted == theirs == (not change)
+    assert (
+        make("mailgun").judge(Post({}, octets(found)), datetime.now(UTC).timestamp()).accepted == theirs == (not change)
+    )
 
 
 @pytest.mark.parametrize("message", [notification("m", version="1"), notification("m", version="1", Subject="s")])
