@@ -229,7 +229,7 @@ class Provider(Section, frozen=True, kw_only=True):
             description="Proves who posts to /webhooks/NAME: the signing secret or public key that the provider shows, or, where "
             "it signs nothing, a secret of yours, 16 characters or more, that you put into the URL there. Several, to rotate. "
             "Better: MAILERD_PROVIDER__NAME__WEBHOOK_SECRET_FILE or a credential.",
-            examples=[["whsec_…"]],
+            examples=[["whsec_MDEyMzQ1Njc4OWFiY2RlZg=="]],
             extra={"secret": True, "one": True},
         ),
     ] = ()

@@ -99,15 +99,17 @@ def test_faults_have_the_same_names_everywhere() -> None:
 
 # -- webhooks -----------------------------------------------------------------------------------------------------------
 
-P256 = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q=="
-SEVERAL = (P256, "whsec_MjQgb2N0ZXRzIG9mIGEgc2VjcmV0IC4uLg==")
+P256 = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEozYA3Hx9wcnRGpyNALyEUYEtmBKii05IjTuRvqDeQtb3WH4M2/IujlvFCi0f7WxsO2ldKonIXFIdQ8+ZAlOtiQ=="
+P256_TOO = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEy3ABnIAQxOXPvMGBY+VtionLes5/CTo9IowgwU4Ay/gEa37bt/h8hU5wpGWNhwXwE7Vl+bk1+r1ACT+aHlN4Mg=="
+WHSEC = "whsec_MjQgb2N0ZXRzIG9mIGEgc2VjcmV0IC4uLg=="
+OTHER = dict.fromkeys(kinds.HTTP, "0123456789abcdeg") | {"resend": "MDEyMzQ1Njc4OWFiY2RlZg==", "sendgrid": P256_TOO}
 
 
 @pytest.mark.parametrize(
     ("kind", "more", "secret"),
     [
-        ("resend", "", SEVERAL[1]),
-        ("resend", "", SEVERAL[1].removeprefix("whsec_")),
+        ("resend", "", WHSEC),
+        ("resend", "", WHSEC.removeprefix("whsec_")),
         ("sendgrid", "", P256),
         ("mailgun", 'domain = "m.example"', "0123456789abcdef"),
         ("postmark", "", "mailerd:0123456789abcdef"),
@@ -115,7 +117,7 @@ SEVERAL = (P256, "whsec_MjQgb2N0ZXRzIG9mIGEgc2VjcmV0IC4uLg==")
 )
 def test_a_webhook_has_a_secret_or_several(kind: str, more: str, secret: str) -> None:
     table = f'[[provider]]\nname = "esp"\nkind = "{kind}"\napi_key = "k"\n{more}\n'
-    for text, expected in ((f'"{secret}"', (secret,)), (f'["{secret}", "{secret}"]', (secret, secret))):
+    for text, expected in ((f'"{secret}"', (secret,)), (f'["{secret}", "{OTHER[kind]}"]', (secret, OTHER[kind]))):
         (provider,) = good(f"{table}webhook_secret = {text}").config.provider
         assert provider.webhook_secret == expected
         assert webhook(provider) is not None
@@ -139,14 +141,21 @@ def test_a_secret_that_proves_nothing(kind: str, more: str, secret: str, wrong: 
     assert problems(table) == [f"6: provider.esp.webhook_secret: {wrong}"]
 
 
+def test_a_secret_that_stands_there_twice_is_not_shown() -> None:
+    table = f'{RESEND}api_key = "k"\nwebhook_secret = ["{WHSEC}", "{WHSEC}"]'
+    assert problems(table) == ["5: provider.esp.webhook_secret: names one twice"]
+
+
 def test_ses_has_topics_and_a_relay_has_no_webhook() -> None:
     table = '[[provider]]\nname = "esp"\nkind = "ses"\naccess_key = "a"\nsecret_key = "s"\nregion = "eu-central-1"\n'
     arn = "arn:aws:sns:eu-central-1:123456789012:mail"
     (provider,) = good(f'{table}webhook_topics = "{arn}"').config.provider
     assert provider.webhook_topics == (arn,)
     assert problems(f'{table}webhook_topics = ["mail"]') == [
-        "7: provider.esp.webhook_topics: must be the ARN of an SNS topic, as in "
-        "arn:aws:sns:eu-central-1:123456789012:mail, not `mail`"
+        (
+            "7: provider.esp.webhook_topics: must be the ARN of an SNS topic, as in "
+            "arn:aws:sns:eu-central-1:123456789012:mail, not `mail`"
+        )
     ]
     assert problems(f'{table}webhook_secret = "0123456789abcdef"') == [
         '7: provider.esp.webhook_secret: is not for kind = "ses"'
