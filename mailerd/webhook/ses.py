@@ -24,6 +24,7 @@ __all__ = ["Ses"]
 
 RECIPIENTS: Final = 1000  # of one event that are looked at; SES takes 50 a message
 _LISTED: Final = frozenset(("Suppressed", "OnAccountSuppressionList"))
+_UNSUBSCRIBED: Final = "UnsubscribedRecipient"  # from a contact list of SES: the address lives
 _CLAIMS: Final = {"Permanent": True, "Transient": False}
 
 
@@ -114,14 +115,15 @@ class _Event:
 
     def _bounced(self, said: dict[str, Any]) -> list[Feedback]:
         kind, sub = text(said.get("bounceType")), text(said.get("bounceSubType"))
-        listed = sub in _LISTED
+        listed, left = sub in _LISTED, sub == _UNSUBSCRIBED
         found: list[tuple[Any, Failed | None, Any]] = []
         for one in entries(said.get("bouncedRecipients"))[:RECIPIENTS]:
             each = mapping(one)
             words = text(each.get("diagnosticCode")) or sub
-            means = failed("" if listed else words, hard=_CLAIMS.get(kind), enhanced=each.get("status"))
+            claim = False if left else _CLAIMS.get(kind)
+            means = failed("" if listed else words, hard=claim, enhanced=each.get("status"))
             found.append((each.get("emailAddress"), means, words))
-        return self._each("rejected" if listed else "bounced", said, found, {"bounce": kind, "reason": sub})
+        return self._each("rejected" if listed or left else "bounced", said, found, {"bounce": kind, "reason": sub})
 
     def _complained(self, said: dict[str, Any]) -> list[Feedback]:
         kind = text(said.get("complaintFeedbackType"))

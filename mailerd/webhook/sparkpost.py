@@ -19,8 +19,10 @@ from mailerd.webhook.shared import Shared
 
 __all__ = ["Sparkpost"]
 
-_HARD: Final = frozenset(("10", "30", "90"))  # invalid recipient, generic without recipient, unsubscribe
-_SOFT: Final = frozenset(("20", "21", "22", "23", "24", "40", "60", "70", "100"))
+_HARD: Final = frozenset(("10", "30"))  # invalid recipient, generic without recipient
+_SOFT: Final = frozenset(("20", "21", "22", "23", "24", "40", "70"))
+_NO_BOUNCE: Final = frozenset(("60", "80", "100"))  # an automatic reply, a request to subscribe, a challenge
+_UNSUBSCRIBED: Final = "90"  # a mail that asks for it
 _OPENED: Final = frozenset(("open", "initial_open", "amp_open", "amp_initial_open"))
 _LISTED: Final = "25"  # admin failure: mostly its own suppression list
 
@@ -66,7 +68,7 @@ class Sparkpost(Shared):
             case "delay":
                 means = failed(words, code=event.get("error_code"), temporary=True)
                 return report("deferred", id_, **common, detail=words, means=means)
-            case "bounce" | "out_of_band":
+            case "bounce" | "out_of_band" if text(event.get("bounce_class")) not in _NO_BOUNCE:
                 return self._bounced(event, id_, common, words)
             case "spam_complaint":
                 if text(event.get("fbtype")) != "not-spam":
@@ -84,6 +86,8 @@ class Sparkpost(Shared):
         given = text(event.get("bounce_class"))
         claim = True if given in _HARD else False if given in _SOFT else None
         more = {"bounce": given}
+        if given == _UNSUBSCRIBED:
+            return self._reporter.report("unsubscribed", id_, **common, detail=words, more=more)
         if given == _LISTED:
             return self._reporter.report("rejected", id_, **common, detail=words, means=failed(words), more=more)
         means = failed(words, hard=claim, code=event.get("error_code"))

@@ -158,6 +158,11 @@ def test_ses(event: dict[str, Any], expected: dict[str, Any]) -> None:
     assert only("ses", event) == common("0102-ses", header_ids=("ours@shop.example",)) | expected
 
 
+def test_ses_knows_that_somebody_left_and_is_not_dead() -> None:
+    found = only("ses", bounce("Permanent", "UnsubscribedRecipient"))
+    assert (found["type"], found.get("hard")) == ("rejected", None)
+
+
 def test_ses_as_its_older_notifications_say_it() -> None:
     event = bounce("Permanent", "General", GONE)
     event["notificationType"] = event.pop("eventType")
@@ -631,6 +636,13 @@ def sparkpost(class_: str, kind: str, **said: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_sparkpost(event: dict[str, Any], expected: dict[str, Any]) -> None:
     assert only("sparkpost", [event]) == common("tr-1") | expected
+
+
+@pytest.mark.parametrize(("class_", "type_"), [("60", "unknown"), ("100", "unknown"), ("90", "unsubscribed")])
+def test_sparkpost_of_mail_that_came_back_and_is_no_bounce(class_: str, type_: str) -> None:
+    event = sparkpost("message_event", "out_of_band", bounce_class=class_, raw_reason="I am away")
+    found = only("sparkpost", [event])
+    assert (found["type"], found.get("hard")) == (type_, None)
 
 
 def test_sparkpost_with_a_ping_and_what_is_not_spam() -> None:
