@@ -7,8 +7,8 @@ come only once is a name (`Verdict.once`). `webhook.kinds.webhook` makes the one
 What a listener does with a verdict:
 
 1. `certificate`: nothing is judged yet. GET that URL (TLS verified, no redirects, at most `CERTIFICATE_LIMIT` octets), keep
-   it under its URL, and judge again with it in `certificates`. If it cannot be had, answer 503.
-2. `status` is not 200: answer that, store nothing, count `reason`.
+   it under its URL, and judge again with it in `certificates`. If it cannot be had, answer 429 or 503.
+2. `status` is not 200: answer that, store nothing, count `reason`. A `certificate` beside it is of no use: forget it.
 3. `visit`: GET that URL likewise (it confirms a subscription), then answer 200.
 4. `once` was seen before from this provider: answer 200, store nothing.
 5. Store the body and those headers that `keep` names; answer 200. Nothing to store where `empty`.

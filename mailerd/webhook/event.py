@@ -115,7 +115,8 @@ def planted(value: Any) -> tuple[int | None, int | None]:
 
 def digest(*parts: Any) -> str:
     """A name for an event that its provider gives none: the same parts, the same name."""
-    return blake2b(_encode([text(part) for part in parts]), digest_size=16).hexdigest()
+    said = [repr(part) if isinstance(part, float) else text(part) for part in parts]
+    return blake2b(_encode(said), digest_size=16).hexdigest()
 
 
 _BOTS: Final = re.compile(

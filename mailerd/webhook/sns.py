@@ -104,7 +104,7 @@ def judge(found: Envelope | None, topics: Sequence[str], now: float, certificate
         return Verdict(certificate=found.signing_cert_url)
     key = _key(pem, int(now) // 3600 * 3600)
     if key is None:
-        return refused(401, "certificate unusable")
+        return Verdict(401, "certificate unusable", certificate=found.signing_cert_url)
     try:
         signature = b64decode(found.signature, validate=True)
         key.verify(signature, signed, PKCS1v15(), SHA1() if found.signature_version == "1" else SHA256())  # noqa: S303

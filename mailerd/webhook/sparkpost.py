@@ -47,7 +47,7 @@ class Sparkpost(Shared):
             return None
         message, to, at = text(event.get("transmission_id")), event.get("raw_rcpt_to"), instant(event.get("timestamp"))
         to = to or event.get("rcpt_to")
-        id_ = text(event.get("event_id"), 100) or (digest(kind, message, to, event.get("timestamp")) if event else "")
+        id_ = text(event.get("event_id"), 100) or digest(kind, message, to, event.get("timestamp"))
         ours = mapping(event.get("rcpt_meta")).get(ID_KEY)
         common: dict[str, Any] = {
             "ours": ours,

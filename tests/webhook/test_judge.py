@@ -259,7 +259,8 @@ def test_the_other_half_of_the_world_has_its_own_hosts() -> None:
 )
 def test_a_certificate_that_is_not_theirs_or_not_of_today(pem: bytes) -> None:
     verdict = make("ses").judge(Post({}, octets(notification("m"))), NOW, {CERTIFICATE: pem})
-    assert (verdict.status, verdict.reason) == (401, "certificate unusable")
+    assert (verdict.status, verdict.reason, verdict.accepted) == (401, "certificate unusable", False)
+    assert verdict.certificate == CERTIFICATE  # to be forgotten
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
