@@ -12,7 +12,7 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from mailerd.config import kinds, values
+from mailerd.config import kinds, values, webhook
 from mailerd.config.decode import Tree, table_name
 from mailerd.config.lines import Path
 from mailerd.config.model import (
@@ -259,6 +259,10 @@ def _kind(tree: Tree, path: Path, provider: Provider) -> None:
             value = getattr(provider, key)
             if value is not None and not value.isascii():
                 tree.problem((*path, key), "must be ASCII: it goes into a header")
+        for text in provider.webhook_secret:
+            _text(tree, (*path, "webhook_secret"), text, lambda text: webhook.secret(provider.kind, text))
+        for text in provider.webhook_topics:
+            _text(tree, (*path, "webhook_topics"), text, webhook.topic)
 
 
 LEAST_TTL = 5.0

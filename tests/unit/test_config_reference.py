@@ -87,6 +87,8 @@ def test_the_examples_of_an_api_work(kind: str, folder: Path) -> None:
         for name, key in keys(Provider).items()
         if kind in users(name) and name != "call"
     ]
+    if kind == "sendgrid":  # alone in having a public key for a secret
+        lines = [line for line in lines if not line.startswith("webhook_secret")]
     if kind == "http":
         lines += [
             f"call.{name} = {show(key, key.example if key.default in (None, ()) else key.default)}"
