@@ -97,11 +97,13 @@ class MaildirWatch:
         except OSError as error:
             self._give_up(name, error.strerror or str(error))
             return None
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(descriptor)
+            self._give_up(name, "no plain file")
+            return None
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                self._give_up(name, "no plain file")
-                return None
-            raw, size = file.read(KEPT + 1), os.fstat(descriptor).st_size
+            raw, size = file.read(KEPT + 1), facts.st_size
         return Arrived(source=self._source, raw=raw, size=size, hashed=sha256(b"%d:%b" % (size, raw)).digest())
 
     def _done(self, name: str) -> None:
