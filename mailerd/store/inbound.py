@@ -94,11 +94,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     read_at: datetime | None
     next_at: datetime | None
     error: str | None
+    recipient: str | None  # of the first result
+    status: str | None
+    hardness: str | None
+    reason: str | None
     report: str | None = None
     raw: bytes | None = None
 
 
-_COLUMNS: Final = "id, at, source, peer, sender, recipients, size, kind, message_id, matched_by, applied, attempts, read_at, next_at, error"
+_COLUMNS: Final = """id, at, source, peer, sender, recipients, size, kind, message_id, matched_by, applied, attempts, read_at,
+  next_at, error, report #>> '{results,0,recipient}' AS recipient, report #>> '{results,0,status}' AS status,
+  report #>> '{results,0,hardness}' AS hardness, report #>> '{results,0,reason}' AS reason"""
 _KEEP: Final = """
 INSERT INTO mailerd.inbound_mail (source, peer, sender, recipients, digest, size, raw)
 SELECT source, peer, sender, ARRAY(SELECT jsonb_array_elements_text(recipients::jsonb)), digest, size, raw
