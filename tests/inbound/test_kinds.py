@@ -180,3 +180,25 @@ Delivery attempts will continue to be made for 5 day(s).
 """
     (result,) = read(text.encode()).results
     assert (result.recipient, result.action, result.hardness) == ("Ann@there.example", "delayed", Hardness.SOFT)
+
+
+@pytest.mark.parametrize(
+    ("says", "category", "hardness"),
+    [
+        ("L'adresse ann@there.example n'existe pas.", "recipient", "hard"),
+        ("El usuario ann@there.example no existe", "recipient", "hard"),
+        ("Das Postfach von ann@there.example ist voll", "mailbox_full", "soft"),
+        ("Почтовый ящик ann@there.example переполнен", "mailbox_full", "soft"),
+        ("ann@there.example: this message has exceeded the maximum message size", "size", "soft"),
+        ("ann@there.example: mail box space not enough", "mailbox_full", "soft"),
+        ("ann@there.example: Message looping", "routing", "soft"),
+    ],
+)
+def test_what_is_said_in_other_words(says: str, category: str, hardness: str) -> None:
+    (result,) = read((DAEMON + says + "\n").encode()).results
+    assert (result.category, result.hardness) == (category, hardness)
+
+
+def test_the_number_of_a_version_is_no_status() -> None:
+    (result,) = read((DAEMON + "<ann@there.example>: refused by Gateway 2.0.12\n").encode()).results
+    assert (result.action, result.status) == ("failed", "")
