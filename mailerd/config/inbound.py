@@ -173,6 +173,9 @@ def problems(inbound: Inbound, secret: bool) -> Iterator[tuple[tuple[str | int, 
             yield ("imap", index, "host"), str(wrong)
         if imap.tls == "none" and not is_loopback(imap.host):
             yield ("imap", index, "tls"), "must be `implicit`: a password goes in the clear only to this machine"
+        for name in ("folder", "move_to"):
+            if not (getattr(imap, name) or "").isascii():
+                yield ("imap", index, name), "must be ASCII: write it as the server does (RFC 3501 §5.1.3)"
         if imap.tls_ca is not None and not os.path.isfile(imap.tls_ca):
             yield ("imap", index, "tls_ca"), f"there is no file {imap.tls_ca}"
         if imap.name in {other.name for other in inbound.imap[:index]}:

@@ -132,6 +132,7 @@ class Daemon:
             engines = tasks[-1]
             with contextlib.suppress(Exception):
                 await self._intake.drain(INTAKE_GRACE)
+            with contextlib.suppress(Exception):
                 await engines
         finally:
             stopping.cancel()
@@ -242,6 +243,8 @@ class Daemon:
             except (ConfigError, Failure, CannotListen, Unavailable, asyncpg.PostgresError) as error:
                 for line in error.lines() if isinstance(error, ConfigError) else [str(error)]:
                     log.error("reload refused, the old configuration stays: %s", line)
+                with contextlib.suppress(CannotListen):
+                    await self._intake.configure(self.config)  # it may have gone ahead
                 self.metrics.reload(False)
                 self._notify.ready("reload refused")
                 continue

@@ -3,8 +3,8 @@
 
 Anybody may send a mail that looks like a bounce, so it matters by what the message is found. Two ways are proofs that the
 writer has seen our mail: its signed return path, and our own Message-ID, which names the row and the microsecond it was made
-in (the store says whether that is right). A provider's id is nearly one: it is long and random, but we have not signed it. An
-address and a time prove nothing. Only proofs, and provider's ids, may write an address off, and only one that the message
+in (the store says whether that is right). A provider's id is nearly one: it is long and random, but we have not signed it. Our id
+in a field that a provider adds (X-Mailgun-Variables, X-PM-Metadata-…) can be guessed; an address and a time prove nothing. Only proofs, and provider's ids, may write an address off, and only one that the message
 went to: whatever address a report names, of a message with one recipient it is about that one, and of one with several it must
 be among them.
 """
@@ -30,6 +30,8 @@ _OURS: Final = re.compile(r"(\d{1,19})\.([0-9a-f]{1,16})@[^@\s]+")  # compose.co
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _ID_LIMIT: Final = 1 << 63
+_PLANTED: Final = re.compile(r"\d{10,19}")  # under http.dialect.ID_KEY
+_SAME: Final = ("ses", "postmark")  # whose id in a mail is the one that the API told
 _IDS: Final = 20
 _ANSWERS: Final = {
     "failed": "bounced",
@@ -55,16 +57,17 @@ class Clues(msgspec.Struct, frozen=True, kw_only=True):
 
     signed: tuple[int, ...] = ()
     stamped: tuple[tuple[int, int], ...] = ()
+    planted: tuple[int, ...] = ()  # ids of ours in the original's X- fields
     provider: tuple[tuple[str, str], ...] = ()
 
     @property
     def ids(self) -> list[int]:
         """Of the messages to look up."""
-        return list(dict.fromkeys((*self.signed, *(id_ for id_, _ in self.stamped))))
+        return list(dict.fromkeys((*self.signed, *(id_ for id_, _ in self.stamped), *self.planted)))
 
 
 class Match(msgspec.Struct, frozen=True):
-    """The message that a report is about. `by`: return_path, message_id. `recipients`: normal addresses by their bit, None
+    """The message that a report is about. `by`: return_path, message_id, header. `recipients`: normal addresses by their bit, None
     if the row is gone."""
 
     message: int
@@ -82,8 +85,16 @@ def clues(report: Report, envelope: Sequence[str], paths: ReturnPaths | None) ->
         ours = _OURS.fullmatch(message_id)
         if ours and int(ours[1]) < _ID_LIMIT:
             stamped.append((int(ours[1]), int(ours[2], 16)))
-    provider = tuple((kind, id_) for kind, _, id_ in (one.partition(":") for one in trace.provider_ids[:_IDS]) if id_)
-    return Clues(signed=tuple(dict.fromkeys(signed)), stamped=tuple(stamped), provider=provider)
+    said = [value for name, value in trace.headers if "mailerd_id" in name or "mailerd_id" in value]
+    numbers = [int(number) for value in said[:_IDS] for number in _PLANTED.findall(value)[:1]]
+    planted = [number for number in numbers if number < _ID_LIMIT]
+    ids = [(kind, id_) for kind, _, id_ in (one.partition(":") for one in trace.provider_ids[:_IDS])]
+    return Clues(
+        signed=tuple(dict.fromkeys(signed)),
+        stamped=tuple(stamped),
+        planted=tuple(planted),
+        provider=tuple((kind, id_) for kind, id_ in ids if id_ and kind in _SAME),
+    )
 
 
 def match(found: Clues, sent: dict[int, tuple[datetime, Sequence[str]]]) -> Match | None:
@@ -93,12 +104,17 @@ def match(found: Clues, sent: dict[int, tuple[datetime, Sequence[str]]]) -> Matc
     for id_, stamp in found.stamped:
         if id_ in sent and (sent[id_][0] - _EPOCH) // _MICROSECOND == stamp:
             return Match(id_, "message_id", _normal(sent[id_][1]))
+    for id_ in found.planted:
+        if id_ in sent:
+            return Match(id_, "header", _normal(sent[id_][1]))
     return None
 
 
-def feedback(report: Report, found: Match | None, trail: Clues, *, name: str, at: datetime) -> list[Feedback]:
+def feedback(
+    report: Report, found: Match | None, trail: Clues, *, name: str, at: datetime, provider: str = ""
+) -> list[Feedback]:
     """What the report says, one value a recipient; none for automatic replies and what is no report. `name`: the report's
-    own, by which it counts once; `at`: when it came."""
+    own, by which it counts once; `at`: when it came; `provider`: whose the provider's id is, '' if that is not certain."""
     if report.kind not in (Kind.BOUNCE, Kind.DELIVERED, Kind.COMPLAINT):
         return []
     results = report.results
@@ -113,7 +129,7 @@ def feedback(report: Report, found: Match | None, trail: Clues, *, name: str, at
         )
         bit, recipient = _whom(result, found)
         provider_id = trail.provider[0][1] if trail.provider and found is None else ""
-        proven = (found is not None and bit is not None) or bool(provider_id)
+        proven = (found is not None and found.by != "header" and bit is not None) or bool(provider_id)
         if found is None and not recipient and not provider_id:
             continue  # about nobody
         told.append(
@@ -122,6 +138,7 @@ def feedback(report: Report, found: Match | None, trail: Clues, *, name: str, at
                 message_id=found.message if found is not None else None,
                 rcpt=bit,
                 recipient=recipient,
+                provider=provider if provider_id else "",
                 provider_message_id=provider_id,
                 header_ids=() if found is not None else report.trace.message_ids[:_IDS],
                 source="mail",

@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from mailerd.config.model import Database
-from mailerd.store.database import Session, Unavailable
+from mailerd.store.database import DataError, Session, Unavailable
 from mailerd.store.inbound import Arrived, keep
 
 __all__ = ["Desk", "Refused"]
@@ -85,12 +85,14 @@ class Desk:
                 new = await keep(self._session, [mail for mail, _ in batch])
         except (Unavailable, TimeoutError) as error:
             self._fail(batch, Unavailable(str(error) or "no answer from Postgres in time"))
-        except (asyncpg.PostgresError, ValueError, TypeError) as error:
+        except (*DataError, ValueError, TypeError) as error:
             if len(batch) == 1:
                 self._fail(batch, Refused(str(error)))
                 return
             for one in batch:  # which of them it is
                 await self._store([one])
+        except asyncpg.PostgresError as error:  # a schema that is not ours, no privilege: somebody will mend it
+            self._fail(batch, Unavailable(str(error)))
         else:
             for mail, future in batch:
                 if mail.digest in new:

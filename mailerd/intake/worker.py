@@ -21,7 +21,6 @@ from mailerd.config.model import Config
 from mailerd.feedback import Feedback
 from mailerd.inbound.correlate import clues, feedback, match
 from mailerd.inbound.reader import read
-from mailerd.inbound.report import Kind
 from mailerd.message import clean
 from mailerd.store import feedback as reports
 from mailerd.store import inbound as store
@@ -36,13 +35,23 @@ LOOK: Final = 2.0  # seconds between looks for what others stored, or an operato
 TROUBLE: Final = 5.0
 FORGET: Final = 3600.0
 _BATCH: Final = 20
-_PERSONAL: Final = (Kind.AUTO_REPLY, Kind.CHALLENGE, Kind.OTHER)  # written by people, perhaps: not repeated in `report`
 
 
 def return_paths(config: Config) -> ReturnPaths | None:
     """What reads the return paths of this configuration; None if it signs none."""
     domain, secrets = config.inbound.return_path_domain, config.public.secret
     return ReturnPaths(domain, [derive(secret, "verp") for secret in secrets]) if domain and secrets else None
+
+
+def _providers(config: Config) -> dict[str, str]:
+    """The one [[provider]] that gives ids of a kind, over HTTP or SMTP; kinds that several have are left out."""
+    hosts = {"ses": "amazonaws.com", "postmark": "postmarkapp.com"}
+    found: dict[str, str] = {}
+    for kind, host in hosts.items():
+        names = [p.name for p in config.provider if p.kind == kind or (p.kind == "smtp" and p.host.endswith(host))]
+        if len(names) == 1:
+            found[kind] = names[0]
+    return found
 
 
 class Worker:
@@ -59,6 +68,7 @@ class Worker:
     def configure(self, config: Config) -> None:
         """Another configuration, from the next mail on."""
         self._paths = return_paths(config)
+        self._providers = _providers(config)
         self._retention = float(config.inbound.retention)
 
     def wake(self) -> None:
@@ -94,6 +104,10 @@ class Worker:
         """Deals with some mails; how many. Raises what `Session` raises."""
         mails = await store.take(self._session, _BATCH)
         for mail in mails:
+            if mail.attempts > store.ATTEMPTS:  # whoever took it so often has not lived to say why
+                self._seen(mail.source, "unreadable")
+                await store.give_up(self._session, mail.id, "taken too often without an end", final=True)
+                continue
             try:
                 await self._deal(mail)
             except Unavailable:
@@ -112,7 +126,8 @@ class Worker:
         trail = clues(report, mail.recipients, self._paths)
         sent = await store.sent(self._session, trail.ids)
         found = match(trail, {id_: (one.created_at, one.recipients) for id_, one in sent.items()})
-        told = feedback(report, found, trail, name=mail.digest.hex(), at=mail.at)
+        provider = self._providers.get(trail.provider[0][0], "") if trail.provider else ""
+        told = feedback(report, found, trail, name=mail.digest.hex(), at=mail.at, provider=provider)
         applied = await (self._apply or reports.apply)(self._session, told) if told else 0
         by = found.by if found else ("provider_id" if trail.provider and told else "recipient" if told else "")
         await store.finish(

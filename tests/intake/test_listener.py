@@ -77,6 +77,20 @@ async def test_without_postgres_it_says_later(connection: Connection) -> None:
         assert (await client.mail(BOX, b"Subject: x\n\nx\n")).startswith("451 4.3.0")
 
 
+async def test_a_table_that_cannot_be_written_is_for_later(database: str, connection: Connection) -> None:
+    async with intake(config(database, listen=(LMTP,))) as it:
+        client = await Client.to(it.ports[LMTP])
+        await client.greet()
+        await connection.execute("ALTER TABLE mailerd.inbound_mail RENAME TO elsewhere")
+        assert (await client.mail(BOX, b"Subject: x\n\nx\n")).startswith("451")
+        await connection.execute("ALTER TABLE mailerd.elsewhere RENAME TO inbound_mail")
+        await connection.execute("ALTER TABLE mailerd.inbound_mail ADD CONSTRAINT no CHECK (size < 50)")
+        other = await Client.to(it.ports[LMTP])
+        await other.greet()
+        large, small = await asyncio.gather(client.mail(BOX, b"x" * 90 + b"\n"), other.mail(BOX, b"small\n"))
+        assert (large[:3], small[:3]) == ("554", "250")
+
+
 async def test_so_many_connections_and_no_more(database: str) -> None:
     async with intake(config(database, listen=(LMTP,), connections=2)) as it:
         clients = [await Client.to(it.ports[LMTP]) for _ in range(2)]

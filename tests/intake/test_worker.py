@@ -117,6 +117,20 @@ async def test_by_a_providers_id(bench: Bench) -> None:
     assert (bench.only.provider_message_id, bench.only.message_id, bench.only.hard) == (ses, None, True)
 
 
+@pytest.mark.parametrize(
+    "field",
+    ['X-Mailgun-Variables: {{"mailerd_id": "{}"}}\n', "X-PM-Metadata-mailerd_id: {}\n"],
+    ids=["mailgun", "postmark"],
+)
+async def test_by_a_field_that_a_provider_added_which_proves_nothing(
+    bench: Bench, connection: Connection, field: str
+) -> None:
+    id_, _ = await message(connection)
+    row = await bench.give(dsn("ann@there.example", returned=field.format(id_)))
+    assert (row.message_id, row.matched_by) == (id_, "header")
+    assert (bench.only.message_id, bench.only.rcpt, bench.only.hard) == (id_, 0, False)
+
+
 async def test_an_address_that_we_did_not_write_to_is_never_dead(bench: Bench, connection: Connection) -> None:
     """Whoever gets a mail of ours could name anybody in a bounce of it."""
     id_, _ = await message(connection, cc=["carl@there.example"])
@@ -197,6 +211,13 @@ async def test_one_that_fails_holds_up_no_other_and_is_given_up_at_last(
     last = await store.row(bench.session, row.id)
     assert last is not None
     assert (last.kind, last.next_at) == ("unreadable", None)
+
+
+async def test_a_mail_that_kills_its_reader_is_left_alone_at_last(bench: Bench, connection: Connection) -> None:
+    await store.keep(bench.session, [store.Arrived(source="listen", raw=AWAY, size=1, hashed=b"x")])
+    await connection.execute("UPDATE mailerd.inbound_mail SET attempts = $1", store.ATTEMPTS)
+    assert await bench.worker.work() == 1
+    assert await connection.fetchval("SELECT kind FROM mailerd.inbound_mail WHERE next_at IS NULL") == "unreadable"
 
 
 async def test_who_dies_while_reading_leaves_it_to_others(bench: Bench, connection: Connection) -> None:

@@ -16,7 +16,7 @@ CREATE TABLE mailerd.inbound_mail (
   kind text,                                       -- bounce, delivered, complaint, auto_reply, challenge, other; unreadable
   report jsonb,                                    -- what was read
   message_id bigint,                               -- the message that it is about
-  matched_by text,                                 -- return_path, message_id, provider_id, recipient
+  matched_by text,                                 -- return_path, message_id, header, provider_id, recipient
   applied int,                                     -- events that were new
   error text
 );
