@@ -68,6 +68,7 @@ class Intake:
         self._desk = Desk(config.database, self._stored)
         self._terms = _terms(config)
         self._changed = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Opens what listens. Raises `CannotListen`."""
@@ -114,12 +115,13 @@ class Intake:
             while True:
                 self._changed.clear()
                 inbound, settings = self._config.inbound, self._config
-                workers = [self._worker.run()] if inbound.active else []
+                if inbound.active and self._reading is None:  # once and for all: a reload interrupts no reading
+                    self._reading = group.create_task(self._worker.run(), name="inbound:read")
                 sources = [
                     *(MaildirWatch(box, self._desk, self._metrics.inbound_refused).run() for box in inbound.maildir),
                     *(ImapPoll(box, self._desk, self._metrics.inbound_refused).run() for box in inbound.imap),
                 ]
-                tasks = [group.create_task(work) for work in (*workers, *sources)]
+                tasks = [group.create_task(work) for work in sources]
                 while self._config.inbound == settings.inbound:
                     await self._changed.wait()
                     self._changed.clear()
@@ -140,17 +142,20 @@ class Intake:
         self._worker.wake()
 
     async def drain(self, grace: float) -> None:
-        """No new mail; what is being stored is, within `grace` seconds, and answered."""
+        """No new mail; what is being stored is, and answered, and what is being read is applied, within `grace` seconds."""
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
         for connection in list(self._connections):
             if not connection.storing:
                 connection.end(GOODBYE)
+        self._worker.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while any(connection.storing for connection in self._connections):
                     await asyncio.sleep(0.02)
+                if self._reading is not None:
+                    await asyncio.wait([self._reading])
         for connection in list(self._connections):
             connection.end(GOODBYE, abort=connection.storing)
 

@@ -55,7 +55,7 @@ def _providers(config: Config) -> dict[str, str]:
 
 
 class Worker:
-    """`run` until cancelled; `wake` when something was stored. `seen` is told the source and kind of each mail read."""
+    """`run` until cancelled or told to `stop`; `wake` when something was stored. `seen` is told the source and kind of each mail read."""
 
     def __init__(self, config: Config, seen: Callable[[str, str], None], apply: Apply | None = None) -> None:
         self._session = Session(config.database, "mailerd:reports")
@@ -63,6 +63,7 @@ class Worker:
         self._apply = apply
         self._some = asyncio.Event()
         self._forget_at = 0.0
+        self._stopping = asyncio.Event()
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -74,10 +75,15 @@ class Worker:
     def wake(self) -> None:
         self._some.set()
 
+    def stop(self) -> None:
+        """`run` returns after the mail in hand; those that were taken with it are given back."""
+        self._stopping.set()
+        self._some.set()
+
     async def run(self) -> None:
         trouble = ""
         try:
-            while True:
+            while not self._stopping.is_set():
                 self._some.clear()
                 wait = LOOK
                 try:
@@ -94,7 +100,7 @@ class Worker:
                         )
                 try:
                     async with asyncio.timeout(wait):
-                        await (asyncio.sleep(wait) if trouble else self._some.wait())
+                        await (self._stopping if trouble else self._some).wait()
                 except TimeoutError:
                     pass
         finally:
@@ -103,7 +109,10 @@ class Worker:
     async def work(self) -> int:
         """Deals with some mails; how many. Raises what `Session` raises."""
         mails = await store.take(self._session, _BATCH)
-        for mail in mails:
+        for number, mail in enumerate(mails):
+            if self._stopping.is_set():
+                await store.replay(self._session, [left.id for left in mails[number:]])
+                return 0
             if mail.attempts > store.ATTEMPTS:  # whoever took it so often has not lived to say why
                 self._seen(mail.source, "unreadable")
                 await store.give_up(self._session, mail.id, "taken too often without an end", final=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from mailerd.compose.tokens import derive
 from mailerd.compose.verp import ReturnPaths
@@ -55,14 +56,22 @@ async def intake(config: Config) -> AsyncIterator[Intake]:
         await it.drain(1.0)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        while Client.opened:
+            client = Client.opened.pop()
+            client.writer.close()
+            with contextlib.suppress(OSError):
+                await client.writer.wait_closed()
 
 
 class Client:
-    """Says lines, reads replies."""
+    """Says lines, reads replies. Closed with the `intake` around it."""
+
+    opened: ClassVar[list[Client]] = []
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.opened.append(self)
 
     @classmethod
     async def to(cls, port: int) -> Client:

@@ -186,6 +186,7 @@ async def test_a_socket_in_the_file_system(database: str, connection: Connection
     assert not path.exists()
     stale = await asyncio.start_unix_server(lambda r, w: None, str(path))
     stale.close()
+    await stale.wait_closed()
     async with intake(config(database, listen=(place,))):
         client = Client(*await asyncio.open_unix_connection(str(path)))
         await client.greet()
