@@ -21,7 +21,7 @@ _RECIPIENTS: Final = 200
 _anywhere: Final = re.compile(f"({ADDRESS})")
 _ADDRESS: Final = re.compile(ADDRESS)
 _ORIGINAL: Final = re.compile(
-    r"^(?:received|return-path|message-id|dkim-signature|x-received|x-google-[\w-]{1,40}|mime-version|x-envelope-from):",
+    r"^(?:> ?)?(?:received|return-path|message-id|dkim-signature|x-received|x-google-[\w-]{1,40}|mime-version|x-envelope-from):",
     re.IGNORECASE | re.MULTILINE,
 )
 _TRANSCRIPT: Final = re.compile(r"\s{0,9}(?:<<<|\d{3})[ -]")
