@@ -172,6 +172,7 @@ def _kind(mail: Mail, prose: str, *, quoted: bool) -> Kind:
         return Kind.CHALLENGE
     if away and not (daemon and failed and failing):
         return Kind.AUTO_REPLY
+    empty_path = empty_path or bool(fields.get("x-mlserver"))  # a list server that takes mail of members only: fml
     third = empty_path or quoted or bool(_REPLY.search(prose) or _MAILER.search(words(fields.get("from"))))
     if (daemon and (failing or (failed and third))) or (
         failing and failed and (empty_path or _machine(mail, prose, quoted=quoted))

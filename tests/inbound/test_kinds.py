@@ -202,3 +202,17 @@ def test_what_is_said_in_other_words(says: str, category: str, hardness: str) ->
 def test_the_number_of_a_version_is_no_status() -> None:
     (result,) = read((DAEMON + "<ann@there.example>: refused by Gateway 2.0.12\n").encode()).results
     assert (result.action, result.status) == ("failed", "")
+
+
+def test_a_list_that_takes_mail_of_members_only() -> None:
+    text = """\
+Return-Path: <cats-admin@there.example>
+From: cats-admin@there.example
+Subject: You shop@shop.example are not member (cats ML)
+X-MLServer: fml [fml 4.0.3 release]
+References: <77@shop.example>
+
+You are not a member of this mailing list <cats@there.example>.
+"""
+    assert recipients(text) == ["cats@there.example"]
+    assert read(text.replace("X-MLServer", "X-Other").encode()).kind is Kind.OTHER
