@@ -56,6 +56,7 @@ COMMANDS: dict[str, Entry] = {
     "doubt": Entry("mailerd.cli.doubt:doubt", "Messages", "Decide about messages that may have been sent."),
     "suppress": Entry("mailerd.cli.suppress:suppress", "Messages", "Manage the addresses that get no mail."),
     "bounce": Entry("mailerd.cli.bounce:bounce", "Messages", "Read bounces, complaints and automatic replies."),
+    "inbound": Entry("mailerd.cli.inbound:inbound", "Messages", "Show mail that came back, and read it again."),
     "bench": Entry("mailerd.cli.bench:bench", "Measuring", "Load-test this machine, with its own schema and sink."),
     "sink": Entry("mailerd.cli.sink:sink", "Measuring", "Run the SMTP sink by itself, with faults and latency."),
 }

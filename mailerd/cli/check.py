@@ -142,7 +142,14 @@ def _streams(loaded: Loaded) -> list[str]:
 
     resolved = Resolved(loaded.config)
     written = [s for s in resolved.config.stream if loaded.origins.get(f"stream.{s.name}.name", "default") != "default"]
-    warnings: list[str] = []
+    taken = loaded.config.inbound.return_path_domain
+    warnings = [
+        f"identity.{i.name}.verp: bounces go to {path}, and [inbound] return_path_domain is {taken or 'not set'}: "
+        "nothing here will read them"
+        for i in loaded.config.identity
+        if i.verp
+        and (path := (i.return_path or i.sender).rpartition("@")[2].strip("> ").lower()) != (taken or "").lower()
+    ]
     for bulk in (stream for stream in written if stream.marketing):
         if not bulk.one_click:
             words = "large receivers want `one_click = true` of bulk mail (RFC 8058); it needs [public]"

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
+from mailerd.config.inbound import Inbound
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
 
@@ -393,6 +394,7 @@ class Config(Section, frozen=True, kw_only=True):
     shutdown: Shutdown = Shutdown()
     ops: Ops = Ops()
     public: Public = Public()
+    inbound: Inbound = Inbound()
     log: Log = Log()
     templates: Templates = Templates()
     limits: Limits = Limits()

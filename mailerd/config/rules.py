@@ -12,8 +12,10 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
+from mailerd.config import inbound as returning
 from mailerd.config import kinds, values, webhook
 from mailerd.config.decode import Tree, table_name
+from mailerd.config.inbound import Inbound
 from mailerd.config.lines import Path
 from mailerd.config.model import (
     Database,
@@ -48,6 +50,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         _text(tree, (*path, "listen"), ops.listen, values.listen)
     # A table that is not in the file counts, too: streams may want what it does not say.
     _public(tree, *next(iter(tree.tables(Public)), (("public",), Public())))
+    for path, inbound in tree.tables(Inbound):
+        for key, wrong in returning.problems(inbound, any(public.secret for _, public in tree.tables(Public))):
+            if (*path, *key) not in tree.wrong:
+                tree.problem((*path, *key), wrong)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, feedback in tree.tables(Feedback):

@@ -29,6 +29,7 @@ from mailerd.daemon.engine import Engine
 from mailerd.daemon.neighbours import Neighbours
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
+from mailerd.intake.intake import CannotListen, Intake
 from mailerd.message import Failure
 from mailerd.smtp.pool import ConnectionBudget
 from mailerd.store.database import Session, Unavailable, apply_role_settings
@@ -47,6 +48,7 @@ log = logging.getLogger("mailerd")
 BEAT = 1.0
 STALL = 45.0  # seconds without a turn of some lease loop after which the watchdog is not fed; a statement may take 30
 RELOAD_GRACE = 5.0
+INTAKE_GRACE = 5.0  # seconds for mails that are being stored
 
 
 class StartFailure(Exception):
@@ -76,6 +78,7 @@ class Daemon:
         self._neighbours = Neighbours()
         self._notify = Notifier()
         self._ops: OpsServer | None = None
+        self._intake = Intake(loaded.config, self.metrics, self.health)
 
     @property
     def config(self) -> Config:
@@ -88,6 +91,7 @@ class Daemon:
         await self._check_database()
         self.health.set("config", True, str(self._loaded.path or "defaults"))
         await self._open_ops()
+        await self._open_intake()
         try:
             self._engine = self._build(self._loaded)
         except Failure as failure:
@@ -108,6 +112,7 @@ class Daemon:
                 name="upkeep",
             ),
             asyncio.create_task(self._watchdog(), name="watchdog"),
+            asyncio.create_task(self._intake.run(), name="inbound"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
         self._notify.ready(f"{len(self._engine.pipelines)} streams")
@@ -125,6 +130,8 @@ class Daemon:
                 self.health.draining = True
             self._notify.stopping("draining")
             engines = tasks[-1]
+            with contextlib.suppress(Exception):
+                await self._intake.drain(INTAKE_GRACE)
             with contextlib.suppress(Exception):
                 await engines
         finally:
@@ -164,6 +171,12 @@ class Daemon:
         except PortTaken as error:
             raise StartFailure(str(error), os.EX_UNAVAILABLE) from error
         log.info("operations endpoint on %s", self._ops.url)
+
+    async def _open_intake(self) -> None:
+        try:
+            await self._intake.open()
+        except CannotListen as error:
+            raise StartFailure(str(error), os.EX_UNAVAILABLE) from error
 
     def _build(self, loaded: Loaded) -> Engine:
         """Raises `Failure` for an identity that cannot be composed with."""
@@ -225,10 +238,13 @@ class Daemon:
                 loaded = self._reload()
                 async with Session(self.config.database, "mailerd:reload") as session:
                     await publish_streams(session, loaded.resolved.config.stream)
+                await self._intake.configure(loaded.config)
                 engine = self._build(loaded)  # last: it takes its places in the budgets
-            except (ConfigError, Failure, Unavailable, asyncpg.PostgresError) as error:
+            except (ConfigError, Failure, CannotListen, Unavailable, asyncpg.PostgresError) as error:
                 for line in error.lines() if isinstance(error, ConfigError) else [str(error)]:
                     log.error("reload refused, the old configuration stays: %s", line)
+                with contextlib.suppress(CannotListen):
+                    await self._intake.configure(self.config)  # it may have gone ahead
                 self.metrics.reload(False)
                 self._notify.ready("reload refused")
                 continue

@@ -106,6 +106,9 @@ class Metrics(Collector):
         self._retries = _Counters()
         self._events = _Counters()
         self._throttle_wait = _Counters()
+        self._inbound = _Counters()
+        self._inbound_stored = _Counters()
+        self._inbound_refused = _Counters()
         self._leases = self._lease_expired = self._fenced = 0
         self._enqueue_to_sent = _Histograms()
         self._phases: dict[tuple[str, str], Timing] = {}
@@ -162,6 +165,18 @@ class Metrics(Collector):
     def throttle_wait(self, kind: str, seconds: float) -> None:
         """A lane with messages waited this long for a bucket of `kind` (provider, pool, domain, stream)."""
         self._throttle_wait.add((kind,), seconds)
+
+    def inbound(self, source: str, kind: str) -> None:
+        """A mail that came back was read, and is of this kind."""
+        self._inbound.add((_way(source), kind), 1)
+
+    def inbound_stored(self, source: str) -> None:
+        """A mail that came back was stored."""
+        self._inbound_stored.add((_way(source),), 1)
+
+    def inbound_refused(self, reason: str) -> None:
+        """A recipient, a connection or a mail was not taken."""
+        self._inbound_refused.add((reason,), 1)
 
     def queue(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
         """Replaces the queue's figures: (stream, state, messages, age in seconds of the oldest)."""
@@ -230,6 +245,9 @@ class Metrics(Collector):
             "mailerd_throttle_wait_seconds", "Time lanes waited for tokens.", ("bucket_kind",), self._throttle_wait
         )
         yield _counter("mailerd_events", "Events written.", ("type",), self._events)
+        yield _counter("mailerd_inbound_stored", "Mails that came back.", ("source",), self._inbound_stored)
+        yield _counter("mailerd_inbound_read", "Mails that came back, by kind.", ("source", "kind"), self._inbound)
+        yield _counter("mailerd_inbound_refused", "What was not taken, by reason.", ("reason",), self._inbound_refused)
         self._turn_lag()
         yield _gauge("mailerd_event_loop_lag_seconds", "Worst delay of a timer lately.", (), {(): max(self._lag)})
         yield _gauge(
@@ -242,6 +260,11 @@ class Metrics(Collector):
         if windows:
             self._lag = [0.0, self._lag[0] if windows == 1 else 0.0]
             self._lag_turn += windows * _LAG_WINDOW
+
+
+def _way(source: str) -> str:
+    """listen, maildir or imap."""
+    return source.partition(":")[0]
 
 
 _PYTHON: Final = platform.python_version()

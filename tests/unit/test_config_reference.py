@@ -33,7 +33,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "templates").mkdir()
     (tmp_path / "replies.toml").write_text("")
     (tmp_path / "api.json.j2").write_text("{}")
-    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    for name in ("ca.pem", "fullchain.pem", "privkey.pem"):
+        (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\n")
     key_file(tmp_path, rsa_key(), "dkim.pem")
     return tmp_path / "mailerd.toml"
 
