@@ -34,7 +34,7 @@ log = logging.getLogger("mailerd.public")
 _TURN: Final = 200  # requests
 _APPLY: Final = 500  # reports of one statement
 _POLL: Final = 1.0  # seconds; what this instance stored wakes it at once
-_BACKOFF: Final = 2.0
+_BACKOFF: Final = 1.0  # seconds after trouble
 _FORGET: Final = 3600.0  # seconds between times when old requests are deleted
 
 Apply = Callable[[Session, Sequence[Feedback]], Awaitable[int]]

@@ -48,7 +48,7 @@ def asked(sender: str, address: str, topic: str, choices: Sequence[Choice] = ())
     what = f"“{escape(topic)}” mail" if topic else "this mail"
     body = [
         f"<h1>Stop {what}?</h1>",
-        f"<p>It goes to <b>{escape(masked(address))}</b>.</p>",
+        f"<p>It goes to <b>{_whose(address)}</b>.</p>",
         _button("unsubscribe", "Unsubscribe"),
     ]
     if choices:
@@ -68,7 +68,7 @@ def done(sender: str, address: str, topic: str, *, chosen: bool = False) -> byte
     """It is done; the way back. `chosen`: by ticking topics, which are changed the same way."""
     if chosen:
         return _document(
-            "Saved", sender, ["<h1>Your choice is saved</h1>", f"<p>For <b>{escape(masked(address))}</b>.</p>", _back()]
+            "Saved", sender, ["<h1>Your choice is saved</h1>", f"<p>For <b>{_whose(address)}</b>.</p>", _back()]
         )
     what = f"“{escape(topic)}” mail" if topic else "this mail"
     return _document(
@@ -76,7 +76,7 @@ def done(sender: str, address: str, topic: str, *, chosen: bool = False) -> byte
         sender,
         [
             "<h1>You are unsubscribed</h1>",
-            f"<p><b>{escape(masked(address))}</b> gets no more of {what}. What is on its way may still arrive.</p>",
+            f"<p><b>{_whose(address)}</b> gets no more of {what}. What is on its way may still arrive.</p>",
             _button("resubscribe", "That was a mistake: undo", second=True),
         ],
     )
@@ -90,7 +90,7 @@ def undone(sender: str, address: str, topic: str) -> bytes:
         sender,
         [
             "<h1>Welcome back</h1>",
-            f"<p><b>{escape(masked(address))}</b> gets {what} again.</p>",
+            f"<p><b>{_whose(address)}</b> gets {what} again.</p>",
             _button("unsubscribe", "Unsubscribe", second=True),
         ],
     )
@@ -118,6 +118,11 @@ def masked(address: str) -> str:
     """Enough for its owner to know it by: `a•••@example.org`."""
     local, _, domain = address.rpartition("@")
     return f"{local[:1]}•••@{domain}" if local else "•••"
+
+
+def _whose(address: str) -> str:
+    """It may be broken behind the @, before it is broken anywhere."""
+    return escape(masked(address)).replace("@", "@<wbr>")
 
 
 def _button(action: str, words: str, *, second: bool = False) -> str:
