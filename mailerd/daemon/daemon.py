@@ -89,6 +89,8 @@ class Daemon:
         """Starts, runs until told to stop, drains. Raises `StartFailure` if it cannot start."""
         await self._check_database()
         self.health.set("config", True, str(self._loaded.path or "defaults"))
+        if self.config.public.listen != "off":
+            self.health.set("public", False, "not listening yet")
         await self._open_ops()
         try:
             self._engine = self._build(self._loaded)

@@ -20,6 +20,7 @@ __all__ = ["KEEP_DAYS", "KEEP_REFUSED_DAYS", "Raw", "close", "forget", "put", "t
 
 KEEP_DAYS: Final = 3
 KEEP_REFUSED_DAYS: Final = 30
+_PATIENCE: Final = 5.0  # seconds of a write: providers wait 10 to 15 for their answer
 
 
 class Raw(msgspec.Struct, frozen=True):
@@ -64,7 +65,11 @@ SELECT count(*) FROM (SELECT FROM mailerd.inbox_unread LIMIT $1) u
 async def put(session: Session, batch: Sequence[Raw]) -> None:
     """Writes them, all or none; durable when it returns. Raises `Unavailable`: then they may have been written."""
     await session.execute(
-        _PUT, [raw.provider for raw in batch], [raw.headers for raw in batch], [raw.body for raw in batch]
+        _PUT,
+        [raw.provider for raw in batch],
+        [raw.headers for raw in batch],
+        [raw.body for raw in batch],
+        timeout=_PATIENCE,
     )
 
 

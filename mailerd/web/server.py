@@ -248,7 +248,10 @@ class _Connection(asyncio.Protocol):
         self._exchanges.clear()
 
     def eof_received(self) -> bool:
-        return bool(self._exchanges)  # the answers to what came before it may still leave
+        if not self._exchanges:
+            return False
+        self._exchanges[-1].keep = False  # the answers to what came before it may still leave
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self._discarding or self._refused:

@@ -80,6 +80,15 @@ async def test_one_after_the_other_in_order() -> None:
         writer.close()
 
 
+async def test_a_peer_that_has_said_all_still_gets_its_answer() -> None:
+    def handle(request: Request, answer: Answer) -> None:
+        asyncio.get_running_loop().call_later(0.05, answer, Response(200, b"late"))
+
+    async with serving(handle) as server:
+        assert (await told(server, GET)).endswith(b"\r\n\r\nlate")
+        await until(lambda: not server.connections, "closed")
+
+
 async def test_head_has_no_body() -> None:
     async with serving() as server:
         reader, writer = await opened(server)
