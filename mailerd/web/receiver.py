@@ -77,6 +77,7 @@ class Receiver:
 
     def _judged(self, name: str, webhook: Webhook, post: Post, verdict: Verdict, answer: Answer) -> bool:
         if verdict.status != 200:
+            self._certificates.pop(verdict.certificate, None)  # it was of no use: another may be there later
             self._traffic.webhook(name, "refused")
             log.info("webhook %s: refused: %s", name, verdict.reason)
             answer(_REFUSED.get(verdict.status) or Response(verdict.status, b"refused\n", _PLAIN))
@@ -143,7 +144,7 @@ class Receiver:
             self._certificates.clear()
         self._certificates[url] = octets
         again = webhook.judge(post, time.time(), self._certificates)
-        if again.certificate:
+        if again.certificate and again.status == 200:
             self._busy(name, "unavailable", answer)
         else:
             self._judged(name, webhook, post, again, answer)

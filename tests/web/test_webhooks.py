@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import asyncpg
 import msgspec
 import pytest
+from aiohttp import web
 
+from mailerd.bench.postgres import free_port
 from mailerd.config import model
+from mailerd.feedback import Feedback
 from mailerd.store import inbox
 from mailerd.store.database import Session, Unavailable
+from mailerd.webhook.dialect import Post, Verdict
 from tests.daemon.harness import until
 from tests.web.rig import Applied, ask, listener, post
 
@@ -154,3 +159,54 @@ async def test_many_at_once_share_statements(database: str, connection: Connecti
         assert {reply.status for reply in replies} == {200}
         assert await connection.fetchval("SELECT count(*) FROM mailerd.inbox") == 200
         assert await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM mailerd.inbox") < 100
+
+
+class Certified:
+    """Wants a certificate first, as SNS does; confirms a subscription by a visit."""
+
+    keep = ()
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+
+    def judge(self, post: Post, now: float, certificates: Mapping[str, bytes] = {}) -> Verdict:
+        url = self.base + post.headers.get("x-path", "/cert")
+        if post.body == b"confirm":
+            return Verdict(visit=url, empty=True)
+        if url not in certificates:
+            return Verdict(certificate=url)
+        return Verdict() if certificates[url] == b"good" else Verdict(403, "wrong certificate", certificate=url)
+
+    def read(self, body: bytes, headers: Mapping[str, str]) -> list[Feedback]:
+        return []
+
+
+async def test_what_must_be_fetched_first(database: str, connection: Connection) -> None:
+    asked: list[str] = []
+
+    async def elsewhere(request: web.BaseRequest) -> web.Response:
+        asked.append(request.path)
+        if request.path == "/moved":
+            return web.Response(status=302, headers={"Location": "/cert"})
+        return web.Response(body={"/cert": b"good", "/large": b"x" * 100_000}.get(request.path, b"bad"))
+
+    runner = web.ServerRunner(web.Server(elsewhere))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
+    try:
+        async with listener(database) as server:
+            server._receiver.webhooks = {"relay": Certified(f"http://127.0.0.1:{port}")}
+
+            async def status(path: str, body: bytes = b"x") -> int:
+                return (await ask(server, "POST", "/webhooks/relay", {"X-Path": path}, body)).status
+
+            assert [await status("/cert") for _ in range(3)] == [200] * 3
+            assert asked == ["/cert"], "it is kept"
+            assert [await status("/bad") for _ in range(2)] == [403] * 2
+            assert asked == ["/cert", "/bad", "/bad"], "and forgotten, where it was of no use"
+            assert [await status(path) for path in ("/large", "/moved")] == [429, 429]
+            assert await status("/confirm", b"confirm") == 200
+            assert asked[-1] == "/confirm"
+            assert await connection.fetchval("SELECT count(*) FROM mailerd.inbox") == 3
+    finally:
+        await runner.cleanup()
