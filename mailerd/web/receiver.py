@@ -47,6 +47,7 @@ _ONCE: Final = 100_000  # names that are remembered
 _CERTIFICATES: Final = 64
 _FETCHES: Final = 8  # at a time
 _FETCH_SECONDS: Final = 10.0
+_QUIET: Final = 60.0  # seconds between lines that say why requests are refused
 
 _encode = msgspec.json.Encoder().encode
 
@@ -61,6 +62,7 @@ class Receiver:
         self._once: dict[tuple[str, str], None] = {}
         self._certificates: dict[str, bytes] = {}
         self._fetching: set[asyncio.Task[None]] = set()
+        self._said: dict[str, float] = {}
 
     def take(self, name: str, request: Request, answer: Answer) -> bool:
         """Whether the request was proven, or need not be: False is what a stranger may try only so often."""
@@ -79,7 +81,7 @@ class Receiver:
         if verdict.status != 200:
             self._certificates.pop(verdict.certificate, None)  # it was of no use: another may be there later
             self._traffic.webhook(name, "refused")
-            log.info("webhook %s: refused: %s", name, verdict.reason)
+            self._say(name, verdict.reason)
             answer(_REFUSED.get(verdict.status) or Response(verdict.status, b"refused\n", _PLAIN))
             return False
         if verdict.certificate or verdict.visit:
@@ -112,6 +114,13 @@ class Receiver:
         if not self._inbox.add(raw, stored, len(raw.body) + len(raw.headers)):
             self._busy(name, "overload", answer)
         return True
+
+    def _say(self, name: str, reason: str) -> None:
+        """Why requests are refused, once a minute: strangers must not write our log."""
+        now = time.monotonic()
+        if now - self._said.get(name, -_QUIET) >= _QUIET:
+            self._said[name] = now
+            log.warning("webhook %s: refused: %s", name, reason)
 
     def _busy(self, name: str, result: str, answer: Answer) -> None:
         self._traffic.webhook(name, result)

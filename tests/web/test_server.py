@@ -243,7 +243,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=20)), max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_octets(pieces: list[bytes]) -> None:
     from mailerd.web.server import _Connection
 

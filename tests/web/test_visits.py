@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Coroutine
 from urllib.parse import quote
 
 import pytest
@@ -11,13 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailerd.compose.tokens import Subscriber, Tokens
+from mailerd.feedback import Feedback
 from mailerd.store.database import Unavailable
+from mailerd.store.inbox import Raw
 from mailerd.web import unsubscribe as page
-from mailerd.web.desk import target
+from mailerd.web.desk import Desk, target
+from mailerd.web.group import GroupCommit
+from mailerd.web.receiver import Receiver
 from mailerd.web.robots import HASTE, judge, recognise
+from mailerd.web.server import Answer, Request, Response
+from mailerd.web.traffic import Traffic
 from mailerd.web.visitor import Allowance, Proxies
 from tests.daemon.harness import until
-from tests.web.rig import TOKENS, Applied, ask, listener
+from tests.web.rig import TOKENS, Applied, Signed, ask, listener
 
 MESSAGE = 456640300056577  # written years ago
 LEAVER = Subscriber(MESSAGE, 2, "ann@example.org", "marketing")
@@ -167,12 +174,86 @@ async def test_guessing_is_slowed_down_by_address(database: str) -> None:
         assert (await ask(server, "GET", good, {"X-Forwarded-For": "1.2.3.4"})).status == 302, "another address"
 
 
-@given(st.one_of(st.binary(max_size=200).map(lambda b: quote(b)), st.text("/.%oucgif?#-_=ABab", max_size=80)))
-@settings(max_examples=150, deadline=None)
-def test_no_path_does_anything(path: str) -> None:
-    assert TOKENS.read_open(path) is None
-    assert TOKENS.read_unsubscribe(path) is None
-    assert TOKENS.read_click(path, path) is None
+class Counter:
+    """A desk without a server: what it was asked to do is counted, what must be awaited is not done."""
+
+    def __init__(self) -> None:
+        async def write(batch: list[object]) -> None: ...
+
+        self.engagement: GroupCommit[Feedback] = GroupCommit("e", write, most=10, batch=10)
+        self.leaving: GroupCommit[Feedback] = GroupCommit("l", write, most=10, batch=10)
+        self.inbox: GroupCommit[Raw] = GroupCommit("i", write, most=10, batch=10)
+        self.awaited = 0
+        traffic = Traffic()
+        self.desk = Desk(
+            base_url="https://example.org/mail",
+            tokens=TOKENS,
+            proxies=Proxies([]),
+            senders={},
+            receiver=Receiver({"relay": Signed()}, self.inbox, traffic),
+            engagement=self.engagement,
+            leaving=self.leaving,
+            preferences=None,  # type: ignore[arg-type]
+            traffic=traffic,
+            later=self.later,
+        )
+
+    def later(self, work: Coroutine[object, object, None], answer: Answer) -> None:
+        work.close()
+        self.awaited += 1
+
+    def ask(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> list[Response]:
+        answers: list[Response] = []
+        self.desk.handle(Request(method, path, query, headers, body, "1.2.3.4"), answers.append)
+        return answers
+
+    @property
+    def done(self) -> int:
+        return len(self.engagement) + len(self.leaving) + len(self.inbox) + self.awaited
+
+
+PATHS = st.one_of(
+    st.binary(max_size=200).map(quote),
+    st.text("/.%oucgif?#-_=ABab\x00é", max_size=80),
+    st.builds(
+        "/{}/{}{}".format,
+        st.sampled_from(["o", "c", "u", "webhooks", "mail/u", "mail/c"]),
+        st.one_of(
+            st.text(max_size=40), st.sampled_from([TOKENS.open(1), TOKENS.click(1, URL).partition("/")[0], "relay"])
+        ),
+        st.sampled_from(["", ".gif.gif", "/", "//x", "=", "/%00", "/../u"]),
+    ),
+)
+WORDS = st.one_of(
+    st.text(max_size=40), st.sampled_from(["One-Click", "multipart/form-data; boundary=x", "1.1.1.1, 2.2.2.2"])
+)
+NAMES = st.sampled_from(["user-agent", "content-type", "x-forwarded-for", "x-signature", "purpose"])
+BODIES = st.one_of(st.binary(max_size=100), st.sampled_from([b"List-Unsubscribe=One-Click", b"--x\r\n\r\n\r\n--x--"]))
+
+
+@given(st.sampled_from(["GET", "POST", "HEAD", "PUT", "X"]), PATHS, WORDS, st.dictionaries(NAMES, WORDS), BODIES)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_strangers_can_do_nothing(method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> None:
+    counter = Counter()
+    answers = counter.ask(method, path, query, headers, body)
+    allowed = path.startswith(f"/o/{TOKENS.open(1)}") and method in ("GET", "HEAD")  # a pixel's token is in it: ours
+    assert len(answers) == 1
+    assert b"Location" not in answers[0].head
+    assert counter.done == 0 or (allowed and counter.done == len(counter.engagement) == 1)
+
+
+@given(st.sampled_from(["o", "c", "u"]), st.data())
+@settings(max_examples=100, deadline=None)
+def test_one_character_that_was_changed(route: str, data: st.DataObject) -> None:
+    token = {"o": TOKENS.open(MESSAGE, 1), "c": TOKENS.click(MESSAGE, URL), "u": TOKENS.unsubscribe(LEAVER)}[route]
+    at = data.draw(st.integers(0, len(token) - 1))
+    other = data.draw(st.sampled_from("ABCxyz019-_/.%=+").filter(lambda c: c != token[at]))
+    counter = Counter()
+    good = counter.ask("GET", f"/{route}/{token}", "", {}, b"")
+    assert counter.done == 1
+    bad = counter.ask("GET", f"/{route}/{token[:at]}{other}{token[at + 1 :]}", "", {}, b"")
+    assert counter.done == 1
+    assert bad[0].body == (good[0].body if route == "o" else page.invalid())
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://", "https://a.example/", "//", "http:/\\"]))
