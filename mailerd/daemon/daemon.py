@@ -40,6 +40,7 @@ from mailerd.web.health import Health
 from mailerd.web.metrics import Metrics
 from mailerd.web.notify import Notifier, watchdog_interval
 from mailerd.web.ops import OpsServer, PortTaken
+from mailerd.web.public import PublicServer
 
 __all__ = ["Daemon", "StartFailure"]
 
@@ -79,6 +80,7 @@ class Daemon:
         self._notify = Notifier()
         self._ops: OpsServer | None = None
         self._intake = Intake(loaded.config, self.metrics, self.health)
+        self._public: PublicServer | None = None
 
     @property
     def config(self) -> Config:
@@ -90,12 +92,15 @@ class Daemon:
         """Starts, runs until told to stop, drains. Raises `StartFailure` if it cannot start."""
         await self._check_database()
         self.health.set("config", True, str(self._loaded.path or "defaults"))
+        if self.config.public.listen != "off":
+            self.health.set("public", False, "not listening yet")
         await self._open_ops()
         await self._open_intake()
         try:
             self._engine = self._build(self._loaded)
         except Failure as failure:
             raise StartFailure(failure.reason, os.EX_CONFIG) from failure
+        await self._open_public()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -115,6 +120,8 @@ class Daemon:
             asyncio.create_task(self._intake.run(), name="inbound"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
+        if self._public is not None:
+            tasks.insert(0, asyncio.create_task(self._public.run(), name="public listener"))
         self._notify.ready(f"{len(self._engine.pipelines)} streams")
         log.info("started: instance %s (%d), streams %s", self.name, self.instance, ", ".join(self._engine.pipelines))
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
@@ -136,6 +143,8 @@ class Daemon:
                 await engines
         finally:
             stopping.cancel()
+            if self._public is not None:
+                await self._public.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
@@ -177,6 +186,16 @@ class Daemon:
             await self._intake.open()
         except CannotListen as error:
             raise StartFailure(str(error), os.EX_UNAVAILABLE) from error
+
+    async def _open_public(self) -> None:
+        if self.config.public.listen == "off":
+            return
+        self._public = PublicServer(self._loaded.resolved, self.health, self.metrics)
+        try:
+            await self._public.start()
+        except PortTaken as error:
+            raise StartFailure(str(error), os.EX_UNAVAILABLE) from error
+        log.info("public listener on %s:%d", *(self._public.address or ("", 0)))
 
     def _build(self, loaded: Loaded) -> Engine:
         """Raises `Failure` for an identity that cannot be composed with."""
@@ -252,6 +271,8 @@ class Daemon:
                 log.warning("reload: %s changes only at a restart", key)
             self._loaded = loaded
             self._unsettled.cap = loaded.config.lease.max_unsettled
+            if self._public is not None:
+                self._public.configure(loaded.resolved)
             self.metrics.reload(True)
             self._notify.ready("reloaded")
             log.info("configuration reloaded from %s", loaded.path)
@@ -328,6 +349,7 @@ def restart_only(old: Config, new: Config) -> list[str]:
         for name, before, after in (
             ("database", old.database, new.database),
             ("ops.listen", old.ops, new.ops),
+            ("public.listen", old.public.listen, new.public.listen),
             ("instance.name", old.instance, new.instance),
             ("log", old.log, new.log),
         )
