@@ -31,13 +31,14 @@ from mailerd.config.model import (
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
+from mailerd.config.webhook import Webhook, trouble
 
 __all__ = ["check"]
 
 
 def check(tree: Tree, *, require_provider: bool) -> None:
     """Adds every problem that concerns more than one value, or the outside world."""
-    for table in ("stream", "pool", "provider", "domain", "campaign", "identity"):
+    for table in ("stream", "pool", "provider", "domain", "campaign", "identity", "webhook"):
         _unique(tree, table)
     _references(tree)
     for path, database in tree.tables(Database):
@@ -48,6 +49,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         _text(tree, (*path, "listen"), ops.listen, values.listen)
     for path, public in tree.tables(Public):
         _public(tree, path, public)
+    for path, webhook in tree.tables(Webhook):
+        for key, words in trouble(webhook, frozenset(tree.names("stream"))):
+            if (*path, key) not in tree.wrong:
+                tree.problem((*path, key), words)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, feedback in tree.tables(Feedback):

@@ -29,6 +29,7 @@ from mailerd.daemon.engine import Engine
 from mailerd.daemon.neighbours import Neighbours
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
+from mailerd.daemon.webhooks import Webhooks
 from mailerd.message import Failure
 from mailerd.smtp.pool import ConnectionBudget
 from mailerd.store.database import Session, Unavailable, apply_role_settings
@@ -74,6 +75,7 @@ class Daemon:
         self._reloading = asyncio.Event()
         self._aborted = False
         self._neighbours = Neighbours()
+        self._webhooks = Webhooks(loaded.config.database, self.metrics, loaded.config.webhook)
         self._notify = Notifier()
         self._ops: OpsServer | None = None
 
@@ -108,6 +110,7 @@ class Daemon:
                 name="upkeep",
             ),
             asyncio.create_task(self._watchdog(), name="watchdog"),
+            asyncio.create_task(self._webhooks.run(), name="webhooks"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
         self._notify.ready(f"{len(self._engine.pipelines)} streams")
@@ -235,6 +238,7 @@ class Daemon:
             for key in restart_only(self.config, loaded.config):
                 log.warning("reload: %s changes only at a restart", key)
             self._loaded = loaded
+            self._webhooks.configure(loaded.config.webhook)
             self._unsettled.cap = loaded.config.lease.max_unsettled
             self.metrics.reload(True)
             self._notify.ready("reloaded")
