@@ -41,6 +41,8 @@ COMMANDS: dict[str, Entry] = {
     "migrate": Entry("mailerd.cli.migrate:migrate", "First steps", "Bring the database schema up to date."),
     "run": Entry("mailerd.cli.run:run", "Operation", "Run the daemon."),
     "status": Entry("mailerd.cli.status:status", "Operation", "Show queues, providers and instances."),
+    "events": Entry("mailerd.cli.events:events", "Operation", "Follow what happens to messages."),
+    "webhook": Entry("mailerd.cli.webhook:webhook", "Operation", "Watch, test and replay outgoing webhooks."),
     "pause": Entry(
         "mailerd.cli.control:pause", "Operation", "Stop sending for a stream, provider, domain or campaign."
     ),

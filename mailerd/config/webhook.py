@@ -77,7 +77,7 @@ class Webhook(Section, frozen=True, kw_only=True):
             extra={"secret": True, "one": True},
         ),
     ] = ()
-    batch: Annotated[int, Meta(ge=1, le=1000, description="Most events in one request.")] = 100
+    batch_size: Annotated[int, Meta(ge=1, le=1000, description="Most events in one request.")] = 100
     timeout: Annotated[Duration, Meta(description="Longest wait for the whole answer.")] = D(15)
     headers: Annotated[
         tuple[str, ...],

@@ -26,6 +26,7 @@ from mailerd.config.load import Loaded
 from mailerd.config.model import Config
 from mailerd.config.problem import ConfigError
 from mailerd.daemon.engine import Engine
+from mailerd.daemon.eventlog import EventLog
 from mailerd.daemon.neighbours import Neighbours
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
@@ -113,6 +114,8 @@ class Daemon:
             asyncio.create_task(self._webhooks.run(), name="webhooks"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
+        if self.config.log.events == "stdout":
+            tasks.insert(0, asyncio.create_task(EventLog(self.config.database).run(), name="events"))
         self._notify.ready(f"{len(self._engine.pipelines)} streams")
         log.info("started: instance %s (%d), streams %s", self.name, self.instance, ", ".join(self._engine.pipelines))
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")

@@ -1,29 +1,24 @@
 """Outgoing webhooks: a task for each endpoint leases deliveries, posts them, and writes down what became of them.
 
 Endpoints share nothing but one connection to Postgres, which none of them holds while it talks to its peer: a slow or
-dead one delays no other. Everything about a peer has a deadline and a bound; redirects are not followed. All of this is
-apart from sending mail: trouble here is logged and tried again.
-
-Hazard: what an endpoint answers is a stranger's word: it is cut and cleaned before it is kept.
+dead one delays no other. `http.hook` bounds what a peer can do to us. All of this is apart from sending mail: trouble
+here is logged and tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import secrets
-import time
 from collections.abc import Sequence
 
-import aiohttp
 import asyncpg
 
 from mailerd.config.model import Database
-from mailerd.config.webhook import Webhook, secret_octets
-from mailerd.http import guard, standard
-from mailerd.message import clean
+from mailerd.config.webhook import Webhook
+from mailerd.http import standard
+from mailerd.http.hook import Answer, Peer
 from mailerd.store import notices, webhooks
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.webhooks import Delivery
@@ -35,7 +30,6 @@ log = logging.getLogger("mailerd.webhooks")
 
 IN_FLIGHT = 4  # requests of one instance to one endpoint at a time
 IDLE = 0.25  # seconds between looks when there is nothing to do
-ANSWER_OCTETS = 2048  # of an answer that are read
 LEASE_MARGIN = 30.0  # seconds that a lease outlasts the request
 PUBLISH_EVERY = 3600.0
 
@@ -110,38 +104,23 @@ class Endpoint:
         self.hook = hook
         self._store = store
         self._metrics = metrics
-        self._keys = [secret_octets(secret) for secret in hook.secret]
-        self._headers = {
-            "user-agent": "mailerd",
-            **{n.strip(): v.strip() for n, _, v in (h.partition(":") for h in hook.headers)},
-            "content-type": "application/json",
-        }
         self._rng = random.Random()
         self._busy: set[asyncio.Task[None]] = set()
         self._troubled = False
 
     async def run(self) -> None:
         """Until cancelled. What is in flight then is leased again after its lease."""
-        timeout = float(self.hook.timeout)
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=IN_FLIGHT, socket_factory=None if self.hook.allow_private else guard.public_socket
-            ),
-            timeout=aiohttp.ClientTimeout(total=timeout, connect=timeout / 2, sock_read=timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            max_field_size=8190,
-            auto_decompress=False,
-        ) as client:
-            try:
-                while True:
-                    await self._turn(client)
-            finally:
-                for task in self._busy:
-                    task.cancel()
-                await asyncio.gather(*self._busy, return_exceptions=True)
+        peer = Peer(self.hook, IN_FLIGHT)
+        try:
+            while True:
+                await self._turn(peer)
+        finally:
+            for task in self._busy:
+                task.cancel()
+            await asyncio.gather(*self._busy, return_exceptions=True)
+            await peer.close()
 
-    async def _turn(self, client: aiohttp.ClientSession) -> None:
+    async def _turn(self, peer: Peer) -> None:
         """Leases what there is room for and starts it; waits when there is nothing."""
         token, room = secrets.randbits(62) | 1, IN_FLIGHT - len(self._busy)
         made, leased = 0, list[Delivery]()
@@ -152,15 +131,14 @@ class Endpoint:
                     leased = await webhooks.lease(
                         session, self.hook.name, room, float(self.hook.timeout) + LEASE_MARGIN, token
                     )
-                    # An endpoint that fails gets its old requests, and no new ones.
-                    if len(leased) < room and not self._troubled:
-                        made = await webhooks.prepare(session, self.hook.name, self.hook.batch)
+                    if len(leased) < room:
+                        made = await webhooks.prepare(session, self.hook.name, self.hook.batch_size)
             except (Unavailable, asyncpg.PostgresError) as error:
                 log.debug("webhook %s: %s", self.hook.name, error)
                 await asyncio.sleep(1.0)
                 return
         for delivery in leased:
-            task = asyncio.create_task(self._deliver(client, delivery, token))
+            task = asyncio.create_task(self._deliver(peer, delivery, token))
             self._busy.add(task)
             task.add_done_callback(self._busy.discard)
         if not made and not leased:
@@ -168,20 +146,19 @@ class Endpoint:
             await asyncio.wait([waiting, *self._busy], return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
 
-    async def _deliver(self, client: aiohttp.ClientSession, delivery: Delivery, token: int) -> None:
+    async def _deliver(self, peer: Peer, delivery: Delivery, token: int) -> None:
         try:
             async with self._store.lock:
                 events = await notices.read(
                     self._store.session, delivery.events, delivery.messages, delivery.first_at, delivery.last_at
                 )
             body = standard.body_of(events, delivery.made_at)
-            taken, gone, answer = (
-                (True, False, "nothing left") if not events else await self.post(client, delivery, body)
-            )
-            self._metrics.webhook(self.hook.name, "delivered" if taken else "failed")
+            # Events are gone only with their partition, after months.
+            answer = await peer.post(delivery.id, body) if events else Answer(True, False, "nothing left to tell")
+            self._metrics.webhook(self.hook.name, "delivered" if answer.taken else "failed")
             async with self._store.lock:
-                if taken:
-                    await webhooks.delivered(self._store.session, self.hook.name, delivery, token, answer)
+                if answer.taken:
+                    await webhooks.delivered(self._store.session, self.hook.name, delivery, token, answer.text)
                     if self._troubled:
                         log.info("webhook %s takes events again", self.hook.name)
                     self._troubled = False
@@ -191,37 +168,17 @@ class Endpoint:
                     self.hook.name,
                     delivery,
                     token,
-                    answer,
+                    answer.text,
                     delay=standard.delay(delivery.attempts, self._rng),
                     give_up=float(self.hook.give_up),
-                    gone=gone,
+                    gone=answer.gone,
                 )
             if disabled:
-                log.error("webhook %s is disabled: %s", self.hook.name, answer)
+                log.error("webhook %s is disabled: %s", self.hook.name, answer.text)
             elif not self._troubled:
-                log.warning("webhook %s: %s; trying again", self.hook.name, answer)
+                log.warning("webhook %s: %s; trying again", self.hook.name, answer.text)
             self._troubled = True
         except (Unavailable, asyncpg.PostgresError) as error:
             log.debug("webhook %s: %s", self.hook.name, error)  # the lease runs out, the same request is made again
-
-    async def post(self, client: aiohttp.ClientSession, delivery: Delivery, body: bytes) -> tuple[bool, bool, str]:
-        """One request: was it taken, is the endpoint gone for good (410), and what was answered."""
-        headers = {
-            **self._headers,
-            **standard.signed(body, standard.message_id(delivery.id), int(time.time()), self._keys),
-        }
-        try:
-            # aiohttp bounds its own phases; this bounds them together, whatever the peer does.
-            async with asyncio.timeout(float(self.hook.timeout) + 1.0):
-                async with client.post(self.hook.url, data=body, headers=headers, allow_redirects=False) as answer:
-                    words = b""
-                    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                        words = await answer.content.read(ANSWER_OCTETS)
-                    text = clean(f"{answer.status} {answer.reason or ''} {words.decode('utf-8', 'backslashreplace')}")
-                    if not answer.content.at_eof():
-                        answer.close()
-                    return 200 <= answer.status < 300, answer.status == 410, " ".join(text.split())[:500]
-        except TimeoutError:
-            return False, False, f"no answer within {float(self.hook.timeout):g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return False, False, clean(str(error) or type(error).__name__)[:500]
+        except Exception:  # a bug of ours, or of a library that a peer has found: no reason to stop sending mail
+            log.exception("webhook %s: unexpected trouble", self.hook.name)

@@ -9,15 +9,15 @@ Events are read back by message and time, for which there is an index; never by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from mailerd.store.database import Session
+from mailerd.store.database import Run, Session
 
-__all__ = ["READ", "Event", "Notice", "drop", "event_of", "read", "recent", "subscribe", "sweep", "take", "unsubscribe"]
+__all__ = ["READ", "Event", "event_of", "read", "recent", "subscribe", "sweep", "tell", "unsubscribe"]
 
 _COLUMNS: Final = """e.id, e.at, e.message_id, e.type, e.rcpt, e.recipient, e.stream, e.provider, e.provider_message_id, e.attempt,
   e.code, e.enhanced_code, e.class, e.detail, e.metadata"""
@@ -50,6 +50,7 @@ _TAKE: Final = """
 SELECT n.id, n.first_at, n.last_at, n.events, n.messages FROM mailerd.notice n
 WHERE n.subscriber = $1 ORDER BY n.id LIMIT $2 FOR UPDATE SKIP LOCKED
 """
+_DROP: Final = "DELETE FROM mailerd.notice WHERE subscriber = $1 AND id = ANY ($2::bigint[])"
 _SWEEP: Final = """
 WITH gone AS (DELETE FROM mailerd.subscriber WHERE until < now() RETURNING name)
 DELETE FROM mailerd.webhook WHERE name IN (SELECT substr(g.name, 9) FROM gone g WHERE g.name LIKE 'webhook:%')
@@ -65,16 +66,6 @@ DELETE FROM mailerd.notice WHERE subscriber IN (SELECT s.subscriber FROM s
   WHERE NOT EXISTS (SELECT FROM mailerd.subscriber k WHERE k.name = s.subscriber)
     AND NOT EXISTS (SELECT FROM mailerd.webhook w WHERE 'webhook:' || w.name = s.subscriber))
 """
-
-
-class Notice(msgspec.Struct, frozen=True):
-    """The events that one statement wrote for a subscriber."""
-
-    id: int
-    first_at: datetime
-    last_at: datetime
-    events: list[int]
-    messages: list[int]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,17 +132,24 @@ async def unsubscribe(session: Session, name: str) -> None:
     await session.execute("DELETE FROM mailerd.notice WHERE subscriber = $1", name)
 
 
-async def take(session: Session, name: str, limit: int = 50) -> list[Notice]:
-    """The oldest notices of a subscriber. They stay until `drop`."""
-    rows = await session.fetch(_TAKE, name, limit)
-    return [Notice(r["id"], r["first_at"], r["last_at"], r["events"], r["messages"]) for r in rows]
+async def tell(session: Session, name: str, telling: Callable[[list[Event]], Awaitable[None]], limit: int = 50) -> int:
+    """Has `telling` tell of the events of a subscriber's oldest notices, then drops these, in one transaction; how many
+    notices there were. If `telling` raises, or the transaction cannot commit, they come again."""
+    told = 0
 
+    async def work(run: Run) -> None:
+        nonlocal told
+        found = await run(_TAKE, name, limit)
+        if found:
+            events = [event for row in found for event in row["events"]]
+            messages = [message for row in found for message in row["messages"]]
+            first, last = min(row["first_at"] for row in found), max(row["last_at"] for row in found)
+            await telling([event_of(row) for row in await run(READ, events, messages, first, last)])
+            await run(_DROP, name, [row["id"] for row in found])
+        told = len(found)
 
-async def drop(session: Session, name: str, ids: Sequence[int]) -> None:
-    """They have been told."""
-    await session.execute(
-        "DELETE FROM mailerd.notice WHERE subscriber = $1 AND id = ANY ($2::bigint[])", name, list(ids)
-    )
+    await session.together(work)
+    return told
 
 
 async def read(

@@ -49,7 +49,10 @@ ON CONFLICT (name) DO UPDATE SET types = excluded.types, streams = excluded.stre
 _PREPARE: Final = """
 WITH pick AS MATERIALIZED (
   SELECT n.ctid, n.id, n.first_at, n.last_at, n.events, n.messages FROM mailerd.notice n
-  WHERE n.subscriber = 'webhook:' || $1 ORDER BY n.id LIMIT $3 FOR UPDATE SKIP LOCKED),
+  WHERE n.subscriber = 'webhook:' || $1 AND EXISTS (
+    SELECT FROM mailerd.webhook w WHERE w.name = $1 AND w.disabled_at IS NULL
+      AND (w.failures < 3 OR NOT EXISTS (SELECT FROM mailerd.webhook_delivery d WHERE d.webhook = $1)))
+  ORDER BY n.id LIMIT $3 FOR UPDATE SKIP LOCKED),
 gone AS (DELETE FROM mailerd.notice WHERE ctid = ANY (ARRAY(SELECT ctid FROM pick))),
 w AS (
   SELECT x.event, x.message, p.first_at, p.last_at, row_number() OVER (ORDER BY p.id, x.n) - 1 AS place
@@ -184,7 +187,8 @@ async def publish(session: Session, webhooks: Sequence[Webhook]) -> None:
 
 
 async def prepare(session: Session, name: str, batch: int) -> int:
-    """Makes notices into deliveries of at most `batch` events; how many notices there were."""
+    """Makes notices into deliveries of at most `batch` events; how many notices there were. While a webhook fails, only
+    its old requests are tried."""
     return int(await session.value(_PREPARE, name, batch, _PER_TURN))
 
 

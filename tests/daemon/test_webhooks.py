@@ -62,7 +62,7 @@ secret = ["{SECRETS[0]}", "{SECRETS[1]}"]
 headers = ["X-Shop: 1"]
 events = ["sent", "cancelled"]
 allow_private = true
-batch = 2
+batch_size = 2
 """
     async with daemon(database, server.port, tmp_path, extra=hook) as running:
         await until(lambda: connection.fetchval("SELECT count(*) FROM mailerd.subscriber"), "subscribed")
