@@ -10,12 +10,16 @@ import msgspec
 
 from mailerd.cli.database import with_database
 from mailerd.cli.output import error, is_terminal, json_option, load_config, print_json, print_table
+from mailerd.cli.rates import as_json as rates_json
+from mailerd.cli.rates import print_alerts, print_rates
 from mailerd.cli.times import ago, span
 from mailerd.config.resolved import Resolved
 from mailerd.config.values import show_rate
+from mailerd.flow.rates import Alert
 from mailerd.store.database import Session
 from mailerd.store.inspect import throttles
 from mailerd.store.overview import Overview, Stream, overview
+from mailerd.store.rates import Row, alerts_now, gauged
 from mailerd.store.throttle import Listed, listing, present
 
 __all__ = ["status"]
@@ -28,18 +32,34 @@ __all__ = ["status"]
 @click.option(
     "--lanes", type=click.IntRange(0, 1000), default=5, show_default=True, help="How many of the longest lanes."
 )
+@click.option(
+    "--rates", "only_rates", is_flag=True, help="Show shares of bounces, complaints, opens and the like instead."
+)
 @json_option
 @click.pass_context
-def status(ctx: click.Context, exact: bool, lanes: int, as_json: bool) -> None:
+def status(ctx: click.Context, exact: bool, lanes: int, only_rates: bool, as_json: bool) -> None:
     """Show queues, providers and instances."""
 
+    if only_rates:
+        counted, alerts = with_database(ctx, _counted)
+        if as_json:
+            print_json(rates_json(counted, alerts))
+        else:
+            print_alerts(alerts)
+            print_rates(counted)
+        return
     resolved = load_config(ctx).resolved
 
-    async def work(session: Session) -> tuple[Overview, dict[int, str], list[Listed]]:
+    async def work(session: Session) -> tuple[Overview, dict[int, str], list[Listed], list[Alert]]:
         seen = await overview(session, exact=exact, lanes=lanes)
-        return seen, await _waits(session, resolved, seen), [r for r in await listing(session) if r.source]
+        return (
+            seen,
+            await _waits(session, resolved, seen),
+            [r for r in await listing(session) if r.source],
+            await alerts_now(session),
+        )
 
-    found, waits, rates = with_database(ctx, work)
+    found, waits, rates, alerts = with_database(ctx, work)
     if as_json:
         shown = msgspec.to_builtins(found, builtin_types=(datetime,))
         for number, lane in enumerate(shown["lanes"]):
@@ -47,8 +67,10 @@ def status(ctx: click.Context, exact: bool, lanes: int, as_json: bool) -> None:
         shown["rates"] = [
             {"limit": r.key, "rate": r.rate, "by": r.source, "until": r.until, "reason": r.reason} for r in rates
         ]
+        shown["alerts"] = msgspec.to_builtins(alerts)
         print_json(shown)
         return
+    print_alerts(alerts)
     _streams(found)
     _lanes(found, waits)
     _rates(found, rates)
@@ -61,6 +83,10 @@ def status(ctx: click.Context, exact: bool, lanes: int, as_json: bool) -> None:
                 f"warning: {partitions.table} has no partition for tomorrow: inserts will fail; "
                 "start an instance, or run `mailerd migrate`"
             )
+
+
+async def _counted(session: Session) -> tuple[list[Row], list[Alert]]:
+    return await gauged(session), await alerts_now(session)
 
 
 def _heading(words: str) -> None:

@@ -23,8 +23,6 @@ class Alerts(Section, frozen=True, kw_only=True):
     complaints_pause: Annotated[
         Share, Meta(description="Share of complaints at which a marketing stream is paused, until `resume`; 0: never.")
     ] = 0.003
-    bounces: Annotated[
-        Share, Meta(description="Share of hard bounces and refusals from which they warn; 0: never.")
-    ] = 0.05
+    bounces: Annotated[Share, Meta(description="Share of bounces and refusals from which they warn; 0: never.")] = 0.05
     minimum: Annotated[int, Meta(ge=1, description="Messages sent in the day below which nothing is said.")] = 1000
     minimum_events: Annotated[int, Meta(ge=1, description="Complaints or bounces below which nothing is said.")] = 5

@@ -28,6 +28,7 @@ from mailerd.config.problem import ConfigError
 from mailerd.daemon.engine import Engine
 from mailerd.daemon.eventlog import EventLog
 from mailerd.daemon.neighbours import Neighbours
+from mailerd.daemon.numbers import Numbers
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
 from mailerd.daemon.webhooks import Webhooks
@@ -84,6 +85,12 @@ class Daemon:
     def config(self) -> Config:
         return self._loaded.config
 
+    def _resolved_config(self) -> Config:
+        return self._loaded.resolved.config
+
+    def _group_of(self, domain: str) -> str | None:
+        return self._engine.limits.groups.of(domain) if self._engine is not None else None
+
     # Start.
 
     async def run(self) -> int:
@@ -112,6 +119,7 @@ class Daemon:
             ),
             asyncio.create_task(self._watchdog(), name="watchdog"),
             asyncio.create_task(self._webhooks.run(), name="webhooks"),
+            asyncio.create_task(Numbers(self._resolved_config, self._group_of, self.metrics).run(), name="numbers"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
         if self.config.log.events == "stdout":

@@ -6,6 +6,7 @@ between (rebinding). Addresses that carry another one inside (IPv4-mapped, NAT64
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from typing import Any, Final
@@ -44,5 +45,7 @@ def public_socket(info: tuple[Any, ...]) -> socket.socket:
     """A socket for this answer of `getaddrinfo`. Raises `NotPublic`."""
     family, kind, protocol, _, where = info
     if not is_public(str(where[0])):
-        raise NotPublic(f"{where[0]} is no public address; `allow_private` of the webhook would permit it")
+        raise NotPublic(
+            errno.EACCES, f"{where[0]} is no public address; `allow_private` of the webhook would permit it"
+        )
     return socket.socket(family=family, type=kind, proto=protocol)

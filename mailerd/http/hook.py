@@ -77,6 +77,8 @@ class Peer:
                 )
         except TimeoutError:
             return Answer(False, False, f"no answer within {self._timeout:g} s")
+        except aiohttp.ClientConnectorError as error:
+            return Answer(False, False, _line(f"no connection: {error.os_error.strerror or error}"))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(False, False, _line(str(error) or type(error).__name__))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import asyncpg
@@ -100,3 +101,18 @@ batch_size = 2
     assert any(e.get("message_metadata") == {"order": 7} for e in events)
     assert not await connection.fetchval("SELECT count(*) FROM mailerd.webhook_delivery")
     assert not await connection.fetchval("SELECT count(*) FROM mailerd.notice")
+
+
+async def test_events_as_json_lines_on_stdout(
+    database: str, connection: asyncpg.Connection[asyncpg.Record], server: Server, tmp_path: Path
+) -> None:
+    extra = '[log]\nevents = "stdout"\n'
+    async with daemon(database, server.port, tmp_path, extra=extra) as running:
+        await until(lambda: connection.fetchval("SELECT count(*) FROM mailerd.subscriber"), "subscribed")
+        id_ = await enqueue(connection, "a@example.org")
+        line = await until(
+            lambda: next((x for x in running.log.read_text().splitlines() if x.startswith("{")), None), "printed"
+        )
+        assert await running.stop() == 0
+    event = json.loads(line)
+    assert (event["type"], event["message_id"], event["recipient"]) == ("sent", id_, "a@example.org")

@@ -24,7 +24,7 @@ CREATE TABLE mailerd.notice (
 -- What the statements wrote, to be added up into `event_rate`: stream, provider, recipient's domain, type, class.
 CREATE TABLE mailerd.event_count (
   at timestamptz NOT NULL,
-  kinds text[] NOT NULL,                   -- the five, separated by U+001F
+  kinds text[] NOT NULL,                   -- these, and whether it came back as a report, separated by U+001F
   counts int[] NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
@@ -34,7 +34,8 @@ BEGIN
   INSERT INTO mailerd.event_count (at, kinds, counts)
   SELECT now(), array_agg(k.kind), array_agg(k.n) FROM (
     SELECT concat(w.stream, E'\x1f', w.provider, E'\x1f', split_part(w.recipient, '@', -1), E'\x1f', w.type, E'\x1f',
-      CASE WHEN w.metadata ->> 'bot' = 'true' THEN 'bot' ELSE w.class END) AS kind, count(*)::int AS n
+      CASE WHEN w.metadata ->> 'bot' = 'true' THEN 'bot' ELSE w.class END, E'\x1f',
+      CASE WHEN w.attempt IS NULL THEN 'report' END) AS kind, count(*)::int AS n
     FROM written w GROUP BY 1) k
   HAVING count(*) > 0;
   IF EXISTS (SELECT FROM mailerd.subscriber s WHERE s.until > now()) THEN
