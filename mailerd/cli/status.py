@@ -10,8 +10,8 @@ import msgspec
 
 from mailerd.cli.database import with_database
 from mailerd.cli.output import error, is_terminal, json_option, load_config, print_json, print_table
+from mailerd.cli.rates import WINDOWS, print_alerts, print_rates
 from mailerd.cli.rates import as_json as rates_json
-from mailerd.cli.rates import print_alerts, print_rates
 from mailerd.cli.times import ago, span
 from mailerd.config.resolved import Resolved
 from mailerd.config.values import show_rate
@@ -33,20 +33,25 @@ __all__ = ["status"]
     "--lanes", type=click.IntRange(0, 1000), default=5, show_default=True, help="How many of the longest lanes."
 )
 @click.option(
-    "--rates", "only_rates", is_flag=True, help="Show shares of bounces, complaints, opens and the like instead."
+    "--rates",
+    "window",
+    type=click.Choice(list(WINDOWS)),
+    is_flag=False,
+    flag_value="24h",
+    help="Show shares of bounces, complaints, opens and the like instead. Alone: of 24h.",
 )
 @json_option
 @click.pass_context
-def status(ctx: click.Context, exact: bool, lanes: int, only_rates: bool, as_json: bool) -> None:
+def status(ctx: click.Context, exact: bool, lanes: int, window: str | None, as_json: bool) -> None:
     """Show queues, providers and instances."""
 
-    if only_rates:
+    if window is not None:
         counted, alerts = with_database(ctx, _counted)
         if as_json:
             print_json(rates_json(counted, alerts))
         else:
             print_alerts(alerts)
-            print_rates(counted)
+            print_rates(counted, window)
         return
     resolved = load_config(ctx).resolved
 
