@@ -17,7 +17,7 @@ import msgspec
 
 from mailerd.store.database import Run, Session
 
-__all__ = ["READ", "Event", "event_of", "read", "recent", "subscribe", "sweep", "tell", "unsubscribe"]
+__all__ = ["BITMAPS", "READ", "Event", "event_of", "read", "recent", "subscribe", "sweep", "tell", "unsubscribe"]
 
 _COLUMNS: Final = """e.id, e.at, e.message_id, e.type, e.rcpt, e.recipient, e.stream, e.provider, e.provider_message_id, e.attempt,
   e.code, e.enhanced_code, e.class, e.detail, e.metadata"""
@@ -33,9 +33,9 @@ CROSS JOIN LATERAL (SELECT e.* FROM mailerd.event e
   WHERE e.message_id = w.message AND e.at >= $3 AND e.at <= $4 AND e.id = w.id LIMIT 1) e
 {_MESSAGE} ORDER BY w.n
 """
-# BRIN is read through a bitmap, which our role has turned off.
+# BRIN is read through a bitmap, which our role has turned off: to be turned on in the transaction, before the statement.
+BITMAPS: Final = "SELECT set_config('enable_bitmapscan', 'on', true), set_config('enable_seqscan', 'off', true)"
 _RECENT: Final = f"""
-WITH plan AS MATERIALIZED (SELECT set_config('enable_bitmapscan', 'on', true))
 SELECT {_COLUMNS}, o.campaign, o.tags, o.metadata AS message_metadata
 FROM (SELECT e.* FROM mailerd.event e WHERE e.at > now() - make_interval(secs => $1)
   AND ($2::text[] IS NULL OR e.type = ANY ($2)) AND ($3::text[] IS NULL OR e.stream = ANY ($3))
@@ -163,8 +163,16 @@ async def recent(
     session: Session, seconds: float, limit: int, types: Sequence[str] = (), streams: Sequence[str] = ()
 ) -> list[Event]:
     """The newest events of the last so many seconds, the oldest first."""
-    rows = await session.fetch(_RECENT, seconds, list(types) or None, list(streams) or None, limit)
-    return [event_of(row) for row in rows]
+    found: list[Event] = []
+
+    async def work(run: Run) -> None:
+        await run(BITMAPS)
+        found.extend(
+            event_of(row) for row in await run(_RECENT, seconds, list(types) or None, list(streams) or None, limit)
+        )
+
+    await session.together(work)
+    return found
 
 
 async def sweep(session: Session) -> None:

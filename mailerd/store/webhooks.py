@@ -18,7 +18,8 @@ from typing import Final
 import msgspec
 
 from mailerd.config.webhook import Webhook
-from mailerd.store.database import Session
+from mailerd.store.database import Run, Session
+from mailerd.store.notices import BITMAPS
 
 __all__ = [
     "Delivery",
@@ -124,8 +125,7 @@ log AS (INSERT INTO mailerd.audit (actor, action, target, detail) SELECT $2, 'we
 SELECT name FROM w
 """
 _REPLAY: Final = """
-WITH plan AS MATERIALIZED (SELECT set_config('enable_bitmapscan', 'on', true)),
-found AS MATERIALIZED (
+WITH found AS MATERIALIZED (
   SELECT e.id, e.message_id, e.at, row_number() OVER (ORDER BY e.at, e.id) - 1 AS place
   FROM mailerd.webhook w JOIN mailerd.event e ON (w.types IS NULL OR e.type = ANY (w.types)) AND (w.streams IS NULL OR e.stream = ANY (w.streams))
   WHERE w.name = $1 AND e.at >= $2 AND e.at < $3),
@@ -233,7 +233,15 @@ async def disable(session: Session, name: str, actor: str, reason: str | None) -
 
 async def replay(session: Session, name: str, since: datetime, until: datetime, actor: str) -> int:
     """Has the events of a span of time sent once more, with their ids, in new requests; how many."""
-    return int(await session.value(_REPLAY, name, since, until, actor, timeout=600))
+    events = 0
+
+    async def work(run: Run) -> None:
+        nonlocal events
+        await run(BITMAPS)
+        events = (await run(_REPLAY, name, since, until, actor))[0][0]
+
+    await session.together(work, timeout=600)
+    return events
 
 
 async def standings(session: Session) -> list[Standing]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from mailerd.bench.postgres import free_port
+from mailerd.config import model
+from mailerd.config import webhook as config
+from mailerd.daemon.webhooks import Webhooks
+from mailerd.store import webhooks
+from mailerd.store.database import Session
+from mailerd.web.metrics import Metrics
 from tests.daemon.harness import Server, daemon, enqueue, until
 
 SECRETS = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_" + "QUJD" * 8)
@@ -116,3 +123,49 @@ async def test_events_as_json_lines_on_stdout(
         assert await running.stop() == 0
     event = json.loads(line)
     assert (event["type"], event["message_id"], event["recipient"]) == ("sent", id_, "a@example.org")
+
+
+async def test_a_dead_endpoint_delays_no_other_and_a_reload_brings_new_ones(
+    settings: model.Database, connection: asyncpg.Connection[asyncpg.Record], session: Session
+) -> None:
+    receiver = Receiver(free_port())
+    await receiver.start()
+    hold = asyncio.Event()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hold.wait()
+        writer.close()
+
+    dead = await asyncio.start_server(never, "127.0.0.1", 0)
+    port = dead.sockets[0].getsockname()[1]
+    well = config.Webhook(
+        name="well",
+        url=f"http://127.0.0.1:{receiver.port}/hook",
+        secret=SECRETS,
+        headers=("X-Shop: 1",),
+        allow_private=True,
+    )
+    ill = config.Webhook(name="ill", url=f"http://127.0.0.1:{port}/", secret=SECRETS, allow_private=True)
+    await webhooks.publish(session, [ill])
+    for _ in range(12):
+        await connection.execute("INSERT INTO mailerd.event (message_id, type) VALUES (1, 'sent')")
+        await webhooks.prepare(session, "ill", 1)
+    hooks = Webhooks(settings, Metrics(), [ill])
+    running = asyncio.create_task(hooks.run())
+    try:
+        await until(
+            lambda: connection.fetchval("SELECT count(*) >= 4 FROM mailerd.webhook_delivery WHERE token <> 0"), "stuck"
+        )
+        hooks.configure([ill, well])
+        await until(
+            lambda: connection.fetchval("SELECT count(*) FROM mailerd.subscriber WHERE name = 'webhook:well'"), "known"
+        )
+        await connection.execute("INSERT INTO mailerd.event (message_id, type) VALUES (2, 'bounced')")
+        await until(receiver.events, "told", within=5)
+        assert [e["type"] for e in receiver.events()] == ["bounced"]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        hold.set()
+        dead.close()
+        await receiver.stop()
