@@ -42,6 +42,8 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("mailerd.cli.run:run", "Operation", "Run the daemon."),
     "status": Entry("mailerd.cli.status:status", "Operation", "Show queues, providers and instances."),
     "top": Entry("mailerd.cli.top:top", "Operation", "Show what `status` shows, live."),
+    "events": Entry("mailerd.cli.events:events", "Operation", "Follow what happens to messages."),
+    "webhook": Entry("mailerd.cli.webhook:webhook", "Operation", "Watch, test and replay outgoing webhooks."),
     "pause": Entry(
         "mailerd.cli.control:pause", "Operation", "Stop sending for a stream, provider, domain or campaign."
     ),

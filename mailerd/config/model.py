@@ -15,8 +15,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mailerd.config.alerts import Alerts
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
 from mailerd.config.inbound import Inbound
+from mailerd.config.outgoing import Webhook
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
 
@@ -105,6 +107,10 @@ class Log(Section, frozen=True, kw_only=True):
         "info"
     )
     format: Annotated[Literal["text", "json"], Meta(description="One line per record, to stderr.")] = "text"
+    events: Annotated[
+        Literal["off", "stdout"],
+        Meta(description="`stdout`: a JSON line for every event, each by one of the instances that say so."),
+    ] = "off"
 
 
 class Templates(Section, frozen=True, kw_only=True):
@@ -400,9 +406,11 @@ class Config(Section, frozen=True, kw_only=True):
     limits: Limits = Limits()
     feedback: Feedback = Feedback()
     groups: GroupsSection = GroupsSection()
+    alerts: Alerts = Alerts()
     stream: tuple[Stream, ...] = ()
     pool: tuple[Pool, ...] = ()
     provider: tuple[Provider, ...] = ()
     domain: tuple[Domain, ...] = ()
     campaign: tuple[Campaign, ...] = ()
     identity: tuple[Identity, ...] = ()
+    webhook: tuple[Webhook, ...] = ()

@@ -30,6 +30,7 @@ from mailerd.config.model import (
     Stream,
     Templates,
 )
+from mailerd.config.outgoing import Webhook, trouble
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
@@ -39,7 +40,7 @@ __all__ = ["check"]
 
 def check(tree: Tree, *, require_provider: bool) -> None:
     """Adds every problem that concerns more than one value, or the outside world."""
-    for table in ("stream", "pool", "provider", "domain", "campaign", "identity"):
+    for table in ("stream", "pool", "provider", "domain", "campaign", "identity", "webhook"):
         _unique(tree, table)
     _references(tree)
     for path, database in tree.tables(Database):
@@ -54,6 +55,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         for key, wrong in returning.problems(inbound, any(public.secret for _, public in tree.tables(Public))):
             if (*path, *key) not in tree.wrong:
                 tree.problem((*path, *key), wrong)
+    for path, hook in tree.tables(Webhook):
+        for name, words in trouble(hook, frozenset(tree.names("stream"))):
+            if (*path, name) not in tree.wrong:
+                tree.problem((*path, name), words)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, feedback in tree.tables(Feedback):

@@ -26,9 +26,12 @@ from mailerd.config.load import Loaded
 from mailerd.config.model import Config
 from mailerd.config.problem import ConfigError
 from mailerd.daemon.engine import Engine
+from mailerd.daemon.eventlog import EventLog
 from mailerd.daemon.neighbours import Neighbours
+from mailerd.daemon.numbers import Numbers
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
+from mailerd.daemon.webhooks import Webhooks
 from mailerd.intake.intake import CannotListen, Intake
 from mailerd.message import Failure
 from mailerd.smtp.pool import ConnectionBudget
@@ -77,6 +80,7 @@ class Daemon:
         self._reloading = asyncio.Event()
         self._aborted = False
         self._neighbours = Neighbours()
+        self._webhooks = Webhooks(loaded.config.database, self.metrics, loaded.config.webhook)
         self._notify = Notifier()
         self._ops: OpsServer | None = None
         self._intake = Intake(loaded.config, self.metrics, self.health)
@@ -85,6 +89,12 @@ class Daemon:
     @property
     def config(self) -> Config:
         return self._loaded.config
+
+    def _resolved_config(self) -> Config:
+        return self._loaded.resolved.config
+
+    def _group_of(self, domain: str) -> str | None:
+        return self._engine.limits.groups.of(domain) if self._engine is not None else None
 
     # Start.
 
@@ -118,10 +128,14 @@ class Daemon:
             ),
             asyncio.create_task(self._watchdog(), name="watchdog"),
             asyncio.create_task(self._intake.run(), name="inbound"),
+            asyncio.create_task(self._webhooks.run(), name="webhooks"),
+            asyncio.create_task(Numbers(self._resolved_config, self._group_of, self.metrics).run(), name="numbers"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
         if self._public is not None:
             tasks.insert(0, asyncio.create_task(self._public.run(), name="public listener"))
+        if self.config.log.events == "stdout":
+            tasks.insert(0, asyncio.create_task(EventLog(self.config.database).run(), name="events"))
         self._notify.ready(f"{len(self._engine.pipelines)} streams")
         log.info("started: instance %s (%d), streams %s", self.name, self.instance, ", ".join(self._engine.pipelines))
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
@@ -270,6 +284,7 @@ class Daemon:
             for key in restart_only(self.config, loaded.config):
                 log.warning("reload: %s changes only at a restart", key)
             self._loaded = loaded
+            self._webhooks.configure(loaded.config.webhook)
             self._unsettled.cap = loaded.config.lease.max_unsettled
             if self._public is not None:
                 self._public.configure(loaded.resolved)

@@ -105,6 +105,9 @@ class Metrics(Collector):
         self._messages = _Counters()
         self._retries = _Counters()
         self._events = _Counters()
+        self._webhooks = _Counters()
+        self._rates: dict[Labels, float] = {}
+        self._alerts: dict[Labels, float] = {}
         self._throttle_wait = _Counters()
         self._inbound = _Counters()
         self._inbound_stored = _Counters()
@@ -161,6 +164,18 @@ class Metrics(Collector):
     def event(self, type: str, count: int = 1) -> None:  # noqa: A002 (the label's public name)
         """Events were written."""
         self._events.add((type,), count)
+
+    def webhook(self, name: str, outcome: str) -> None:
+        """A request to a webhook was `delivered`, or has `failed`."""
+        self._webhooks.add((name, outcome), 1)
+
+    def rates(self, shares: Iterable[tuple[Labels, float]], alerts: Iterable[Labels]) -> None:
+        """Replaces the shares by (rate, window, stream, provider, group), and the alerts by (stream, kind, level)."""
+        self._rates = {}
+        for labels, share in shares:
+            if len(self._rates) < SERIES:
+                self._rates[labels] = share
+        self._alerts = dict.fromkeys(alerts, 1.0)
 
     def throttle_wait(self, kind: str, seconds: float) -> None:
         """A lane with messages waited this long for a bucket of `kind` (provider, pool, domain, stream)."""
@@ -248,6 +263,14 @@ class Metrics(Collector):
         yield _counter("mailerd_inbound_stored", "Mails that came back.", ("source",), self._inbound_stored)
         yield _counter("mailerd_inbound_read", "Mails that came back, by kind.", ("source", "kind"), self._inbound)
         yield _counter("mailerd_inbound_refused", "What was not taken, by reason.", ("reason",), self._inbound_refused)
+        yield _counter("mailerd_webhook_requests", "Webhook requests.", ("webhook", "outcome"), self._webhooks)
+        yield _gauge(
+            "mailerd_event_rate_ratio",
+            "Shares of what was sent: bounced, complained, opened, …",
+            ("rate", "window", "stream", "provider", "group"),
+            self._rates,
+        )
+        yield _gauge("mailerd_alert", "Always 1: this alert stands.", ("stream", "kind", "level"), self._alerts)
         self._turn_lag()
         yield _gauge("mailerd_event_loop_lag_seconds", "Worst delay of a timer lately.", (), {(): max(self._lag)})
         yield _gauge(
