@@ -26,6 +26,8 @@ import msgspec
 
 from mailerd.message import Failure
 
+from .plan import quoted
+
 __all__ = ["Attachment", "Part", "attachments", "entity", "lines_fit"]
 
 LINE_LIMIT = 998  # RFC 5322 §2.1.1
@@ -77,10 +79,11 @@ def _heads(subtype: str) -> dict[str, bytes]:
 _HEADS = {"plain": _heads("plain"), "html": _heads("html")}
 
 
-def _text(subtype: str, text: str, width: int) -> bytes:
-    """A text/`subtype` part. Raises `Failure` for NUL and for unpaired surrogates."""
+def _text(subtype: str, content: str | Sequence[str], width: int) -> bytes:
+    """A text/`subtype` part, of a text or of its pieces. Raises `Failure` for NUL and for unpaired surrogates."""
+    text = content if isinstance(content, str) else "".join(content)
     if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = content = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         raise Failure(f"the {subtype} text contains NUL", "content")  # RFC 5321 §4.5.2 and RFC 2045 §2.7 forbid it
     heads = _HEADS[subtype]
@@ -92,9 +95,10 @@ def _text(subtype: str, text: str, width: int) -> bytes:
         data = text.encode()
     except UnicodeEncodeError:
         raise Failure(f"the {subtype} text is not valid Unicode (an unpaired surrogate)", "content") from None
-    # Quoted-printable makes three octets of each that is not ASCII, base64 four of every three.
-    if len(data.translate(None, _ASCII)) * 6 <= len(data) + data.count(b"\n"):
-        return heads["quoted-printable"] + _quoted(data)
+    # Quoted-printable makes three octets of each that is not ASCII, base64 four of every three. UTF-8 has at most twice
+    # as many octets that are not ASCII as it has more octets than characters.
+    if (len(data) - len(text)) * 12 <= len(data) or len(data.translate(None, _ASCII)) * 6 <= len(data) + data.count(b"\n"):
+        return heads["quoted-printable"] + (quoted(content) if not isinstance(content, str) else _quoted(data))
     encoded = binascii.b2a_base64(data.replace(b"\n", b"\r\n"), newline=False)
     return heads["base64"] + b"\r\n".join(_lines(encoded))
 
@@ -130,7 +134,9 @@ def _multipart(subtype: str, boundary: str, parts: Sequence[bytes], extra: str =
     return head + delimiter.join(parts) + f"\r\n--{boundary}--".encode()
 
 
-def entity(unique: str, text: str | None, html: str | None, parts: Sequence[Part] = ()) -> bytes:
+def entity(
+    unique: str, text: str | Sequence[str] | None, html: str | Sequence[str] | None, parts: Sequence[Part] = ()
+) -> bytes:
     """The body of a message with its Content-* fields in front and a final CRLF.
 
     `unique` is the message's own token of letters, digits and dots, at most 60. With nothing at all it is an empty
