@@ -18,6 +18,7 @@ from msgspec import Meta
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
+from mailerd.config.tracking import Tracking
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -228,6 +229,7 @@ class Stream(Section, frozen=True, kw_only=True):
         Literal["defer", "drop"],
         Meta(description="What exceeds `per_recipient` waits until it fits, or ends as `suppressed`."),
     ] = "defer"
+    tracking: Tracking = Tracking()
 
     @property
     def marketing(self) -> bool:

@@ -31,6 +31,7 @@ from mailerd.config.model import (
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
+from mailerd.config.tracking import missing
 
 __all__ = ["check"]
 
@@ -48,6 +49,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         _text(tree, (*path, "listen"), ops.listen, values.listen)
     for path, public in tree.tables(Public):
         _public(tree, path, public)
+    served = next((public for _, public in tree.tables(Public)), Public())
+    for path, stream in tree.tables(Stream):
+        if not any(key[0] == "public" for key in tree.wrong) and (lack := missing(stream.tracking, served)):
+            tree.problem((*path, "tracking"), lack)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, feedback in tree.tables(Feedback):
