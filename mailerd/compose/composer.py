@@ -37,6 +37,7 @@ from .purpose import purposes
 from .template import Content, Params, Templates, decode_params
 from .text import html_to_text
 from .tokens import derive
+from .track import trackers
 from .verp import ReturnPaths
 
 __all__ = ["Composer"]
@@ -111,6 +112,7 @@ class Composer:
         self._purposes = purposes(config)
         self._keys = Keyring(every, rewritten)
         self._must_sign = {s.name for s in config.stream if s.require_dkim}
+        self._trackers = trackers(config)
         self._mailbox = lru_cache(4096)(self._resolve_mailbox)
 
     def compose(self, job: Job) -> Outgoing:
@@ -203,10 +205,13 @@ class Composer:
         parts: Sequence[mime.Part] = ()
         if job.attachments is not None and job.attachments != "[]":
             parts = mime.attachments(job.attachments, unique)
-        text = content.text
-        if text is None and content.html is not None:
-            text = html_to_text(content.html)
-        octets = "".join(lines).encode() + mime.entity(unique, text, content.html, parts)
+        text, html = content.text, content.html
+        tracker = self._trackers.get(job.stream)
+        if tracker is not None and not job.cc and not job.bcc:
+            text, html = tracker.texts(text, html, job.id, job.campaign)
+        if text is None and html is not None:
+            text = html_to_text(html)
+        octets = "".join(lines).encode() + mime.entity(unique, text, html, parts)
         self._check_size(len(octets))
         signed = self._signed(job, sender.signer, sender.domain, octets)
         return Outgoing(job, sender.path(job.id), recipients, signed, message_id, utf8, utf8, signed is not octets)

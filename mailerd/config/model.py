@@ -21,6 +21,7 @@ from mailerd.config.inbound import Inbound
 from mailerd.config.outgoing import Webhook
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
+from mailerd.config.tracking import Tracking
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -263,6 +264,7 @@ class Stream(Section, frozen=True, kw_only=True):
     shared: Annotated[
         bool, Meta(description="It is meant to share identity, pool or return path with streams of the other kind.")
     ] = False
+    tracking: Tracking = Tracking()
 
     @property
     def marketing(self) -> bool:

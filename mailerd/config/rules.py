@@ -34,6 +34,7 @@ from mailerd.config.outgoing import Webhook, trouble
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
+from mailerd.config.tracking import missing
 
 __all__ = ["check"]
 
@@ -59,6 +60,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         for name, words in trouble(hook, frozenset(tree.names("stream"))):
             if (*path, name) not in tree.wrong:
                 tree.problem((*path, name), words)
+    served = next((public for _, public in tree.tables(Public)), Public())
+    for path, stream in tree.tables(Stream):
+        if not any(key[0] == "public" for key in tree.wrong) and (lack := missing(stream.tracking, served)):
+            tree.problem((*path, "tracking"), lack)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, feedback in tree.tables(Feedback):
