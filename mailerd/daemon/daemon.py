@@ -27,6 +27,7 @@ from mailerd.config.model import Config
 from mailerd.config.problem import ConfigError
 from mailerd.daemon.engine import Engine
 from mailerd.daemon.neighbours import Neighbours
+from mailerd.daemon.shelf import Shelf
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
 from mailerd.message import Failure
@@ -69,6 +70,7 @@ class Daemon:
         self.health = Health()
         self._unsettled = Unsettled(loaded.config.lease.max_unsettled)
         self._budgets: dict[str, ConnectionBudget] = {}
+        self._shelf = Shelf(loaded.config.database)
         self._engine: Engine | None = None
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Event()
@@ -107,6 +109,7 @@ class Daemon:
                 ).run(),
                 name="upkeep",
             ),
+            asyncio.create_task(self._shelf.run(), name="templates"),
             asyncio.create_task(self._watchdog(), name="watchdog"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
@@ -174,6 +177,7 @@ class Daemon:
             budgets=self._budgets,
             metrics=self.metrics,
             health=self.health,
+            library=self._shelf.library,
         )
         if self._neighbours.shared is not None:
             engine.share(self._neighbours.shared)
