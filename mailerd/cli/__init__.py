@@ -51,6 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "warmup": Entry("mailerd.cli.warmup:warmup", "Operation", "Show warm-up schedules against what was sent."),
     "throttle": Entry("mailerd.cli.throttle:throttle", "Operation", "Show limits, and set other rates for a while."),
     "domains": Entry("mailerd.cli.domains:domains", "Operation", "List the domain groups, or name that of a domain."),
+    "template": Entry("mailerd.cli.template:template", "Messages", "Push, compare, roll out and preview templates."),
     "send": Entry("mailerd.cli.send:send", "Messages", "Enqueue one message by hand."),
     "explain": Entry("mailerd.cli.explain:explain", "Messages", "Tell the whole story of one message."),
     "cancel": Entry("mailerd.cli.cancel:cancel", "Messages", "Cancel unsent messages."),

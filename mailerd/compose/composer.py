@@ -32,6 +32,7 @@ from mailerd.message import Failure, Job, Outgoing, Recipient, clean
 
 from . import address, headers, mime
 from .address import Mailbox
+from .bundle import Library
 from .dkim import Key, Keyring, Signer, keys_of, relaxed_fields, split
 from .purpose import purposes
 from .template import Content, Params, Templates, decode_params
@@ -43,6 +44,7 @@ from .verp import ReturnPaths
 __all__ = ["Composer"]
 
 RECIPIENTS = 63
+LINK = "unsubscribe_url"  # how templates name the link to unsubscribe
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,9 +76,10 @@ class _Sender(msgspec.Struct, frozen=True):
 class Composer:
     """Composes the messages of one configuration; a reload makes a new one. Raises `Failure` for a bad identity or key."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, library: Library | None = None) -> None:
+        self.library = library
         self._limit = int(config.limits.message_size)
-        self._templates = Templates(config.templates.path, self._limit)
+        self._templates = Templates(config.templates.path, self._limit, library)
         self._identities: dict[str, _Sender] = {}
         self._by_address: dict[str, _Sender] = {}
         every: list[Key] = []
@@ -155,6 +158,10 @@ class Composer:
             except Failure:
                 continue
         return [(bit, normal) for normal, bit in found.items() if job.rcpt >> bit & 1]
+
+    def unknown(self, jobs: Sequence[Job]) -> set[str]:
+        """The templates that these rows name and nobody here knows yet: they may be stored."""
+        return {job.template for job in jobs if job.template is not None and not self._templates.knows(job.template)}
 
     def _compose(self, job: Job) -> Outgoing:
         sender = self._sender(job)
@@ -316,7 +323,13 @@ class Composer:
         if job.template is not None:
             if job.text_body is not None or job.html_body is not None:
                 raise Failure("template: cannot be used together with text_body or html_body", "content")
-            return self._templates.file(job.template, job.locale, _params(job, link), job.subject)
+            given = decode_params(job.params)
+            added = "" if link is None or LINK in given else LINK
+            params = {LINK: link, **given} if added else given
+            if stored := self._templates.stored(job.template, job.locale, params, job.subject, job.recipient, added):
+                content, job.variant = stored
+                return content
+            return self._templates.file(job.template, job.locale, params, job.subject)
         if job.text_body is None and job.html_body is None and job.subject is None and job.attachments is None:
             raise Failure("nothing to send: no template, raw, text_body, html_body, subject or attachments", "content")
         if job.params is None:
@@ -357,7 +370,7 @@ def _from_domain(content: bytes) -> str:
 def _params(job: Job, link: str | None) -> Params:
     """What a row's templates see: its params, and the link to unsubscribe unless they bring their own."""
     params = decode_params(job.params)
-    return params if link is None else {"unsubscribe_url": link, **params}
+    return params if link is None else {LINK: link, **params}
 
 
 def _plain(value: Any) -> str:

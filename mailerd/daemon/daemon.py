@@ -29,6 +29,7 @@ from mailerd.daemon.engine import Engine
 from mailerd.daemon.eventlog import EventLog
 from mailerd.daemon.neighbours import Neighbours
 from mailerd.daemon.numbers import Numbers
+from mailerd.daemon.shelf import Shelf
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
 from mailerd.daemon.webhooks import Webhooks
@@ -75,6 +76,7 @@ class Daemon:
         self.health = Health()
         self._unsettled = Unsettled(loaded.config.lease.max_unsettled)
         self._budgets: dict[str, ConnectionBudget] = {}
+        self._shelf = Shelf(loaded.config.database)
         self._engine: Engine | None = None
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Event()
@@ -126,6 +128,7 @@ class Daemon:
                 ).run(),
                 name="upkeep",
             ),
+            asyncio.create_task(self._shelf.run(), name="templates"),
             asyncio.create_task(self._watchdog(), name="watchdog"),
             asyncio.create_task(self._intake.run(), name="inbound"),
             asyncio.create_task(self._webhooks.run(), name="webhooks"),
@@ -220,6 +223,7 @@ class Daemon:
             budgets=self._budgets,
             metrics=self.metrics,
             health=self.health,
+            library=self._shelf.library,
         )
         if self._neighbours.shared is not None:
             engine.share(self._neighbours.shared)
