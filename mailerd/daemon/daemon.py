@@ -161,7 +161,7 @@ class Daemon:
         finally:
             stopping.cancel()
             if self._public is not None:
-                await self._public.stop()
+                await self._public.stop(0.5 if self._aborted else 5.0)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)

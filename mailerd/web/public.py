@@ -42,8 +42,7 @@ __all__ = ["PublicServer", "webhooks_of"]
 
 log = logging.getLogger("mailerd.public")
 
-_ANSWER_GRACE: Final = 5.0  # seconds for requests in hand when we stop
-_WRITE_GRACE: Final = 5.0  # seconds for what the queues hold then
+_GRACE: Final = 5.0  # seconds for requests in hand when we stop, and again for what the queues hold then
 _TASKS: Final = 256  # pages that read or write Postgres, at a time
 _PAGE_SECONDS: Final = 5.0
 
@@ -149,6 +148,9 @@ class PublicServer:
             ("inbox", self._reader.run()),
         ):
             self._tasks.append(asyncio.create_task(task, name=f"public: {name}"))
+        here = host in ("localhost", "::1") or host.startswith("127.")
+        if here and not self._config.public.trusted_proxies:
+            log.warning("public.trusted_proxies is empty: all that comes through a proxy counts as one address")
         self._health.set("public", True, f"listening on {self.address[0]}:{self.address[1]}")
 
     async def run(self) -> None:
@@ -158,21 +160,21 @@ class PublicServer:
             if task.done() and not task.cancelled():
                 task.result()
 
-    async def stop(self) -> None:
-        """Closes the listener, answers what is in hand, writes what the queues hold; within ten seconds."""
+    async def stop(self, grace: float = _GRACE) -> None:
+        """Closes the listener, answers what is in hand, writes what the queues hold: `grace` seconds for each of both."""
         if not self._tasks:
             return
         self._server.refuse_more()
         received, left, seen, reading = self._tasks
-        deadline = time.monotonic() + _ANSWER_GRACE
-        await self._receiver.close(_ANSWER_GRACE / 2)
+        deadline = time.monotonic() + grace
+        await self._receiver.close(grace / 2)
         await self._server.stop(max(0.0, deadline - time.monotonic()))
         reading.cancel()
         await asyncio.gather(
-            self._received.drain(received, _WRITE_GRACE),
-            self._left.drain(left, _WRITE_GRACE),
-            self._seen.drain(seen, _WRITE_GRACE),
-            asyncio.wait([reading], timeout=_WRITE_GRACE),
+            self._received.drain(received, grace),
+            self._left.drain(left, grace),
+            self._seen.drain(seen, grace),
+            asyncio.wait([reading], timeout=grace),
         )
         if self._seen.lost:
             log.warning("%d opens and clicks were lost", self._seen.lost)
