@@ -1,7 +1,7 @@
 """What events cost whoever writes them, and how fast webhooks take them: a Postgres of its own, no network but loopback.
 
     python bench/events.py settle      # µs a message of settle: without the trigger, with it, with webhooks, and with
-                                       # the same rows written by settle itself instead of the trigger
+                                       # the notice written by settle itself instead of the trigger
     python bench/events.py deliver     # events a second to a receiver in a process of its own
 
 fsync is off: these are costs of work, not of a disk.
