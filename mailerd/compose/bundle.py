@@ -21,7 +21,7 @@ import msgspec
 
 from mailerd.message import Failure, clean
 
-__all__ = ["Edition", "Library", "Share", "Version", "split_pin"]
+__all__ = ["Edition", "Library", "Share", "Version", "split_pin", "validator_of"]
 
 _KEPT: Final = 2000  # versions in memory; pinned ones beyond that are loaded again
 
@@ -58,7 +58,7 @@ class Version(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
 
     @cached_property
     def _validator(self) -> Any:
-        return None if self.schema is None else jsonschema_rs.validator_for(self.schema)
+        return None if self.schema is None else validator_of(self.schema)
 
     def check(self, params: dict[str, Any]) -> None:
         """Raises `Failure` with the path of the first value that violates the schema."""
@@ -108,6 +108,15 @@ class Library:
             pin, variant = share.version, share.variant
         version = self._versions.get((name, pin))
         return None if version is None else (version, f"{name}@{pin} {variant}".rstrip())
+
+
+def validator_of(schema: dict[str, Any]) -> Any:
+    """Raises `ValueError` or jsonschema_rs's own error for what is no schema. `$ref` reads neither files nor network."""
+    return jsonschema_rs.validator_for(schema, retriever=_refuse)
+
+
+def _refuse(uri: str) -> Any:
+    raise ValueError(f"$ref to {uri}: only what is in schema.json itself can be referred to")
 
 
 def split_pin(template: str) -> tuple[str, int]:

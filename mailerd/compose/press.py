@@ -29,7 +29,7 @@ from jinja2 import nodes
 
 from mailerd.message import Failure
 
-from .bundle import Edition, Version
+from .bundle import Edition, Version, validator_of
 from .flatten import flatten
 from .judge import Problem, judge
 from .sandbox import Sandbox
@@ -44,6 +44,10 @@ _opening = re.compile(r"<!doctype|<html[\s>]|<mjml[\s>]", re.IGNORECASE)
 _macro = re.compile(r"\{%[-+]?\s*macro\b.*?\{%[-+]?\s*endmacro\s*[-+]?%\}", re.DOTALL)
 _body = re.compile(r"<body[^>]*>", re.IGNORECASE)
 _BODIES: Final = ("html.j2", "body.mjml", "text.j2")
+_html_mark = re.compile(r"<!--|-->|</style|<style|</?[A-Za-z]|[>\"']", re.IGNORECASE)
+_TEXT: Final = ""
+_TAG: Final = ">"
+_PAIRED: Final = ("if", "for", "with", "filter", "call", "macro")
 _PREHEADER: Final = (
     '<div style="display:none;max-height:0;overflow:hidden;mso-hide:all">{}' + "&#847;&zwnj;&nbsp;" * 20 + "</div>"
 )
@@ -147,6 +151,8 @@ def _html(where: str, html: str | None, mjml: str | None, preheader: str | None)
     """The finished HTML source. Jinja's tags sleep through it as comments, attributes or words."""
     tags: list[str] = []
     source = mjml if mjml is not None else html or ""
+    if (word := _masked.search(source)) or (preheader and _masked.search(preheader)):
+        raise Failure(f"{where}: {word[0] if word else 'jx1x'} is a word that the press needs for itself", "template")
     start = _opening.search(source)
     front, macros = "", ""
     if start:  # what stands before the document: names stay there, macros hold markup that belongs into its body
@@ -172,18 +178,43 @@ def _html(where: str, html: str | None, mjml: str | None, preheader: str | None)
 
 
 def _mask(source: str, tags: list[str]) -> str:
+    """Jinja's tags as words that HTML parsers leave where they are. A condition around attributes becomes one
+    attribute as a whole, because parsers put attributes into an order of their own."""
     out: list[str] = []
-    end = 0
+    end = depth = started = 0
+    state = _TEXT
     for found in _jinja.finditer(source):
-        out.append(source[end : found.start()])
+        if not depth:
+            plain = source[end : found.start()]
+            out.append(plain)
+            state = _after(state, plain)
+            started = found.start()
         end = found.end()
-        before = source[: found.start()]
-        inside = before.rfind("<") > before.rfind(">") or before.rfind("<!--") > before.rfind("-->")
-        styled = before.lower().rfind("<style") > before.lower().rfind("</style")
-        word = f"jx{len(tags)}x"
-        tags.append(found[0])
-        out.append(word if inside or styled or found[0].startswith("{{") else f"<!--{word}-->")
-    return "".join([*out, source[end:]])
+        word = re.match(r"\{%[-+]?\s*(\w+)", found[0])
+        if state == _TAG and word:
+            depth += (word[1] in _PAIRED) - (word[1].startswith("end") and depth > 0)
+            if depth:
+                continue
+        mask = f"jx{len(tags)}x"
+        tags.append(source[started:end])
+        if state == _TAG:
+            mask = mask if source[started - 1 : started] == "=" else f" {mask} "
+        out.append(mask if state != _TEXT or found[0].startswith("{{") else f"<!--{mask}-->")
+    out.append(source[started if depth else end :])
+    return "".join(out)
+
+
+def _after(state: str, text: str) -> str:
+    """Where in HTML one is behind `text`: in text, a comment, a style, a tag, or a quoted value of one."""
+    for mark in _html_mark.findall(text):
+        if state == _TEXT:
+            if mark[0] == "<":
+                state = {"<!--": "-->", "<style": "</style"}.get(mark.lower(), _TAG)
+        elif state == _TAG:
+            state = _TEXT if mark == ">" else mark if mark in ('"', "'") else state
+        elif mark.lower() == state:
+            state = _TEXT if state == "-->" else _TAG
+    return state
 
 
 def _parse(file: str, text: str) -> None:
@@ -204,9 +235,7 @@ _environment = Sandbox(None, 1 << 20, html=True)
 
 
 def _undefined(name: str, edition: Edition, schema: dict[str, Any] | None) -> list[Problem]:
-    """Names that no message can have, because the schema does not declare them."""
-    if schema is None:
-        return []
+    """What does not parse once it is finished, and names that no message can have, since the schema does not declare them."""
     from jinja2.meta import find_undeclared_variables
 
     problems = []
@@ -219,6 +248,8 @@ def _undefined(name: str, edition: Edition, schema: dict[str, Any] | None) -> li
             used = find_undeclared_variables(tree) - set(_environment.globals)
         except jinja2.TemplateError as error:
             problems.append(Problem(f"{name} ({part}): {error}"))
+            continue
+        if schema is None:
             continue
         known = schema.get("properties", {})
         problems += [Problem(f"{name} ({part}): {v} is not in schema.json") for v in sorted(used - set(known))]
@@ -244,7 +275,7 @@ def _schema(home: Path, name: str, read: Any) -> dict[str, Any] | None:
         return None
     try:
         schema = msgspec.json.decode(read(f"{name}/schema.json"), type=dict[str, Any])
-        jsonschema_rs.validator_for(schema)
+        validator_of(schema)
     except (msgspec.MsgspecError, jsonschema_rs.ValidationError, ValueError) as error:
         raise Failure(f"{name}/schema.json: {str(error).splitlines()[0]}", "template") from None
     return schema

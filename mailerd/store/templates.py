@@ -7,6 +7,7 @@ in their order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +18,8 @@ from mailerd.compose.bundle import Edition, Library, Share, Version, split_pin
 from mailerd.store.database import Run, Session
 
 __all__ = ["Pushed", "Stored", "fill", "listed", "push", "refresh", "share", "source"]
+
+log = logging.getLogger("mailerd.templates")
 
 _TICK: Final = "UPDATE mailerd.template_clock SET serial = serial + 1 RETURNING serial"
 _CHANGED: Final = """
@@ -85,7 +88,11 @@ async def _load(
     versions: list[Version] = []
     if keys:
         for name, number, content in await session.fetch(_VERSIONS, [k[0] for k in keys], [k[1] for k in keys]):
-            read = _content(content)
+            try:
+                read = _content(content)
+            except msgspec.MsgspecError as error:  # of a later release: it stays unknown, and others go on
+                log.error("template %s@%d cannot be read: %s", name, number, error)
+                continue
             versions.append(Version(name, number, read.editions, read.schema))
     library.put(versions, dict(names))
     return [name for name, _ in names]
