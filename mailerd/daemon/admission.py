@@ -112,7 +112,7 @@ class Admission:
     async def _admit(self, jobs: Sequence[Job], session: Session) -> None:
         wanted = [(job, self._composer.addresses(job)) for job in jobs]
         try:
-            if (library := self._composer.library) and (names := self._composer.unknown(jobs)):
+            if (library := self._composer.versions) and (names := self._composer.unknown(jobs)):
                 await fill(session, library, names)
             stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
             waits = await self._too_often(session, wanted, stopped) if self._cap else {}

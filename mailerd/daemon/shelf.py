@@ -28,7 +28,7 @@ class Shelf:
     """`library` is given to composers; `run` fills it until cancelled."""
 
     def __init__(self, settings: Database) -> None:
-        self.library = Library()
+        self.versions = Library()
         self._settings = settings
 
     async def run(self) -> None:
@@ -36,7 +36,7 @@ class Shelf:
         try:
             while True:
                 try:
-                    if names := await refresh(session, self.library):
+                    if names := await refresh(session, self.versions):
                         log.info("templates changed: %s", ", ".join(names[:20]))
                 except Unavailable as error:
                     log.debug("templates: %s", error)
