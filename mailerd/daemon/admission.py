@@ -127,7 +127,7 @@ class Admission:
         wanted = [(job, self._composer.addresses(job)) for job in jobs]
         now = time.monotonic()  # before the look, not after: it is as old as its snapshot
         try:
-            stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
+            stopped = await self._suppressed(session, wanted)
         except BaseException:
             self._stale.extend(jobs)
             raise
@@ -151,7 +151,7 @@ class Admission:
         wanted = [(job, self._composer.addresses(job)) for job in jobs]
         looked = time.monotonic()
         try:
-            stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
+            stopped = await self._suppressed(session, wanted)
             waits = await self._too_often(session, wanted, stopped) if self._cap else {}
         except BaseException:
             self._unchecked.extend(jobs)
@@ -185,6 +185,12 @@ class Admission:
             ours = [job for job in ours if job.id not in signed]
         self._backlog.add(ours)
         self._on_admitted()
+
+    async def _suppressed(
+        self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]]
+    ) -> dict[str, str]:
+        """Of all their addresses, those that must not get it, with the reason. Both looks are this one."""
+        return await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
 
     async def _too_often(
         self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]], stopped: dict[str, str]
