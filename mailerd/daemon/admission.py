@@ -6,6 +6,9 @@ Leased jobs come by `admit` and `later`; every await in here may see their lease
 so each is asked for again before it goes on: what is no longer held, or held by another lease, is dropped. What could
 not be looked up stays, held and renewed, and is tried again: nothing is sent unchecked, and nothing is given up.
 
+What waited long in the backlog comes back (`stale`) and is looked up once more before it is sent: somebody may have
+unsubscribed meanwhile. The limit on how often one address is written to has counted it already.
+
 Hazard: `run` fetches beside the pipeline's own statements, on a session of its own.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -63,13 +67,16 @@ class Admission:
         self._on_admitted = on_admitted
         self._heavy: deque[Job] = deque()  # leased without their payload
         self._unchecked: list[Job] = []  # with it, but the suppression list could not be read
+        self._stale: list[Job] = []  # looked up too long ago
         self._signing = Signing(backlog, composer, threads, on_admitted) if threads is not None else None
         self._more = asyncio.Event()
 
     @property
     def waiting(self) -> int:
         """Jobs that are leased, and not in the backlog yet."""
-        return len(self._heavy) + len(self._unchecked) + (self._signing.waiting if self._signing else 0)
+        return (
+            len(self._heavy) + len(self._unchecked) + len(self._stale) + (self._signing.waiting if self._signing else 0)
+        )
 
     @property
     def octets(self) -> int:
@@ -83,11 +90,16 @@ class Admission:
             self._heavy.append(job)
         self._more.set()
 
+    def stale(self, job: Job) -> None:
+        """A held job was looked up too long ago to be sent: `again` does it once more."""
+        self._stale.append(job)
+
     def empty(self) -> list[Job]:
         """Takes out everything, for giving it back. What is being looked up just now is found to be gone then."""
-        jobs = [*self._heavy, *self._unchecked, *(self._signing.empty() if self._signing else ())]
+        jobs = [*self._heavy, *self._unchecked, *self._stale, *(self._signing.empty() if self._signing else ())]
         self._heavy.clear()
         self._unchecked.clear()
+        self._stale.clear()
         ours = [job for job in jobs if self._backlog.held.pop(job.id, None) is not None]
         for job in ours:
             refund(job)
@@ -104,21 +116,51 @@ class Admission:
         await self._admit(jobs, session)
 
     async def again(self, session: Session) -> None:
-        """What could not be checked before."""
+        """What could not be checked before, or was too long ago."""
         if self._unchecked:
             jobs, self._unchecked = self._unchecked, []
             await self._admit(self._ours(jobs), session)
+        if self._stale:
+            jobs, self._stale = self._stale, []
+            await self._recheck(self._ours(jobs), session)
+
+    async def _recheck(self, jobs: Sequence[Job], session: Session) -> None:
+        wanted = [(job, self._composer.addresses(job)) for job in jobs]
+        now = time.monotonic()  # before the look, not after: it is as old as its snapshot
+        try:
+            stopped = await self._suppressed(session, wanted)
+        except BaseException:
+            self._stale.extend(jobs)
+            raise
+        anew: list[Job] = []  # of several recipients, some are left: it is another message now
+        for job, pairs in wanted:
+            job.checked = now
+            if ends := [(bit, a, _suppressed(stopped[a])) for bit, a in pairs if a in stopped]:
+                _note(job, ends)
+                self._backlog.prepared.pop(job.id, None)
+                if job.rcpt:
+                    anew.append(job)
+        if anew:
+            others = {job.id for job in anew}
+            jobs = [job for job in jobs if job.id not in others]
+        self._backlog.add(self._ours(jobs))
+        self._on_admitted()
+        if anew:
+            await self._admit(self._ours(anew), session)
 
     async def _admit(self, jobs: Sequence[Job], session: Session) -> None:
         wanted = [(job, self._composer.addresses(job)) for job in jobs]
+        looked = time.monotonic()
         try:
             if (library := self._composer.versions) and (names := self._composer.unknown(jobs)):
                 await fill(session, library, names)
-            stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
+            stopped = await self._suppressed(session, wanted)
             waits = await self._too_often(session, wanted, stopped) if self._cap else {}
         except BaseException:
             self._unchecked.extend(jobs)
             raise
+        for job in jobs:
+            job.checked = looked
         if stopped:
             for job, pairs in wanted:
                 _note(
@@ -146,6 +188,12 @@ class Admission:
             ours = [job for job in ours if job.id not in signed]
         self._backlog.add(ours)
         self._on_admitted()
+
+    async def _suppressed(
+        self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]]
+    ) -> dict[str, str]:
+        """Of all their addresses, those that must not get it, with the reason. Both looks are this one."""
+        return await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
 
     async def _too_often(
         self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]], stopped: dict[str, str]

@@ -104,6 +104,7 @@ class Pipeline:
             judge=lambda job, to, outcome: feedback.judge(job.pool, job, to, outcome),
             on_sent=lambda job: feedback.sent(job.pool, job),
             on_returned=lambda: self.route.wake_at(time.monotonic()),
+            on_stale=self._stale,
         )
         self._admission = Admission(
             stream, self.backlog, composer, self._payloads, int(config.limits.memory), self._admitted, threads
@@ -440,6 +441,10 @@ class Pipeline:
         self.route.wake()
 
     def _nudge(self) -> None:
+        self._wake.set()
+
+    def _stale(self, job: Job) -> None:
+        self._admission.stale(job)
         self._wake.set()
 
     # The end.
