@@ -41,7 +41,7 @@ TROUBLE_PAUSE = 1.0
 
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
-    more; `threads` sign, if there is a key at all."""
+    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`)."""
 
     def __init__(
         self,
@@ -52,12 +52,14 @@ class Admission:
         memory: int,
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
+        erased: bytes | None = None,
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
         self._drop = stream.per_recipient_excess == "drop"
         self._backlog = backlog
         self._composer = composer
+        self._erased = erased
         self._payloads = payloads
         self._memory = memory
         self._on_admitted = on_admitted
@@ -114,7 +116,9 @@ class Admission:
         try:
             if (library := self._composer.library) and (names := self._composer.unknown(jobs)):
                 await fill(session, library, names)
-            stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
+            stopped = await suppressed(
+                session, self._stream, {a for _, pairs in wanted for _, a in pairs}, self._erased
+            )
             waits = await self._too_often(session, wanted, stopped) if self._cap else {}
         except BaseException:
             self._unchecked.extend(jobs)
