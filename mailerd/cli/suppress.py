@@ -1,7 +1,7 @@
 """`mailerd suppress`: the addresses that get no mail, of one stream or all, by hand or as CSV.
 
 CSV has the columns address, stream, reason, until; a heading line names them in any order, without one a line is an
-address, or these four in order. Addresses are taken as people write them and stored in normal form.
+address, or these four in order. Exports of other services are known by their heading (`cli.exports`). Addresses are taken as people write them and stored in normal form.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import PurePath
-from typing import IO, Final
+from re import fullmatch
+from typing import IO, Final, Protocol
 
 import click
 
 from mailerd.cli.database import actor, with_database
+from mailerd.cli.exports import Export, recognise
 from mailerd.cli.output import Exit, Fatal, json_option, print_json
 from mailerd.cli.records import print_records
 from mailerd.cli.times import Instant
@@ -29,6 +31,14 @@ __all__ = ["suppress"]
 _COLUMNS: Final = ("address", "stream", "reason", "until")
 _SHOWN: Final = 20  # faulty lines of an import that are named one by one
 _LONGEST: Final = 200  # octets of a reason
+
+
+class _Rows(Protocol):
+    """What `csv.reader` gives."""
+
+    line_num: int
+
+    def __iter__(self) -> Iterator[list[str]]: ...
 
 
 @click.group()
@@ -130,7 +140,8 @@ def list_entries(
 def import_entries(ctx: click.Context, file: IO[str], stream: str, reason: str, as_json: bool) -> None:
     """Read addresses from a CSV file, or `-`.
 
-    Columns: address, stream, reason, until. A line that cannot be used is named and left out; exit 1 then.
+    Columns: address, stream, reason, until; or what SendGrid, Mailgun, Postmark, Amazon SES, SparkPost, Resend and Brevo
+    export, with their reasons. A line that cannot be used is named and left out; exit 1 then.
     """
     name = str(getattr(file, "name", "-"))
     source = f"import {PurePath(name).name}"[:_LONGEST]
@@ -178,6 +189,9 @@ def _read(lines: Iterable[str], stream: str, reason: str, source: str, faults: l
     first = next(reader, None)
     if first is None:
         return
+    if known := recognise(first):
+        yield from _read_export(reader, *known, stream, reason, source, faults)
+        return
     heading = [cell.strip().lower() for cell in first]
     if any(name in heading for name in ("address", "email")):
         columns = ["address" if name == "email" else name for name in heading]
@@ -200,9 +214,32 @@ def _read(lines: Iterable[str], stream: str, reason: str, source: str, faults: l
             faults.append(f"line {reader.line_num}: {wrong.message}")
 
 
+def _read_export(
+    rows: _Rows, export: Export, columns: Sequence[str], stream: str, reason: str, source: str, faults: list[str]
+) -> Iterator[Suppression]:
+    for row in rows:
+        if not any(row):
+            continue
+        line = export.line({name: cell.strip() for name, cell in zip(columns, row, strict=False)})
+        if line.partial and not stream:
+            # For all streams it would stop what this person still wants: their password resets.
+            faults.append(
+                f"line {rows.line_num}: holds for {line.partial[:40]!a} of {export.service} only: say --stream for it"
+            )
+            continue
+        try:
+            yield Suppression(
+                address=_normal(line.address), stream=stream, reason=line.reason or reason, source=source, until=None
+            )
+        except click.BadParameter as wrong:
+            faults.append(f"line {rows.line_num}: {wrong.message}")
+
+
 def _normal(address: str) -> str:
     from mailerd.compose.address import normal
 
+    if fullmatch("erased:[0-9a-f]{32}", address):  # from a list of ours: `store.privacy.pseudonym`
+        return address
     try:
         return normal(address)
     except Failure as wrong:
