@@ -45,7 +45,7 @@ TROUBLE_PAUSE = 1.0
 
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
-    more; `threads` sign, if there is a key at all."""
+    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`)."""
 
     def __init__(
         self,
@@ -56,12 +56,14 @@ class Admission:
         memory: int,
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
+        erased: bytes | None = None,
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
         self._drop = stream.per_recipient_excess == "drop"
         self._backlog = backlog
         self._composer = composer
+        self._erased = erased
         self._payloads = payloads
         self._memory = memory
         self._on_admitted = on_admitted
@@ -193,7 +195,8 @@ class Admission:
         self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]]
     ) -> dict[str, str]:
         """Of all their addresses, those that must not get it, with the reason. Both looks are this one."""
-        return await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
+        addresses = {a for _, pairs in wanted for _, a in pairs}
+        return await suppressed(session, self._stream, addresses, self._erased)
 
     async def _too_often(
         self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]], stopped: dict[str, str]
