@@ -22,6 +22,7 @@ __all__ = ["Shelf"]
 log = logging.getLogger("mailerd.templates")
 
 LOOK = 0.5  # seconds
+TROUBLE = 30.0  # seconds after a defect, which would fill the log
 
 
 class Shelf:
@@ -42,6 +43,9 @@ class Shelf:
                     log.debug("templates: %s", error)
                 except (asyncpg.PostgresError, msgspec.MsgspecError) as error:
                     log.error("templates: %s", error)
+                except Exception:  # a defect of ours: mail goes on with the versions that are known
+                    log.exception("templates: unexpected trouble")
+                    await asyncio.sleep(TROUBLE)
                 await asyncio.sleep(LOOK)
         finally:
             session.drop()
