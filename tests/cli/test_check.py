@@ -23,7 +23,8 @@ from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, AuthResult
 from click.testing import CliRunner, Result
 
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.cli import main
 from mailerd.cli.check import _leave
 from mailerd.config.model import Database

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from mailerd.compose.tokens import derive
 from mailerd.compose.verp import ReturnPaths
 from tests.daemon.harness import Server, daemon, enqueue, settled, until

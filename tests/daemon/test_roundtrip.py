@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from tests.daemon.harness import Server, daemon, until
 
 Connection = asyncpg.Connection
