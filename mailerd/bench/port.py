@@ -9,13 +9,15 @@ Hazard: a server that binds without SO_REUSEADDR finds its port taken. The last 
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections import deque
 
 __all__ = ["free_port"]
 
-_kept: deque[socket.socket] = deque(maxlen=64)
+KEPT = 64
+_kept: deque[int] = deque()  # descriptors, which close with the process
 
 
 def free_port() -> int:
@@ -34,6 +36,9 @@ def free_port() -> int:
         # From now on the server that this port is for may bind it, too (socket(7): both must have set it, and none may
         # listen yet).
         keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _kept.append(keeper)
-        return int(keeper.getsockname()[1])
+        port = int(keeper.getsockname()[1])
+        _kept.append(keeper.detach())
+        if len(_kept) > KEPT:
+            os.close(_kept.popleft())
+        return port
     raise OSError("no free port on the loopback interface")

@@ -13,36 +13,11 @@ from __future__ import annotations
 
 import binascii
 
+from .kept import Kept
+
 __all__ = ["quoted"]
 
 WIDTH = 75  # characters before the = of a soft line break, as b2a_qp breaks them
-KEPT_WIDTH = 1000
-KEPT_LINES = 4096  # of that width: 8 MB at the worst
-SEEN_LINES = 16_384
-
-
-class _Lines(dict[str, str]):
-    """Lines to their quoted-printable with a CRLF. Started anew when it is full."""
-
-    def __init__(self) -> None:
-        self.seen: set[int] = set()
-
-    def __missing__(self, line: str) -> str:
-        made = _line(line)
-        if len(line) <= KEPT_WIDTH:
-            mark = hash(line)
-            if mark in self.seen:
-                if len(self) >= KEPT_LINES:
-                    self.clear()
-                self[line] = made
-            else:
-                if len(self.seen) >= SEEN_LINES:
-                    self.seen.clear()
-                self.seen.add(mark)
-        return made
-
-
-_kept = _Lines()
 
 
 def _line(line: str) -> str:
@@ -61,6 +36,9 @@ def _line(line: str) -> str:
         start = stop
     done.append(line[start:])
     return "=\r\n".join(done) + "\r\n"
+
+
+_kept = Kept(_line)
 
 
 def quoted(text: str) -> bytes:

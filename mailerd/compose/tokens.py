@@ -1,6 +1,6 @@
 """Signed tokens: what a link in a message, or its return path, tells us when it comes back, and nobody else.
 
-Three kinds. An *open* and a *click* carry the message's id and the recipient's bit, and an HMAC; a click's covers the
+Three kinds. An *open* and a *click* carry the message's id and the recipient's bit, and a MAC; a click's covers the
 URL that stands beside it, so a redirect leads only to where a message of ours pointed. An *unsubscribe* token is
 encrypted (AES-SIV, RFC 5297: deterministic, so that every attempt sends the same octets) and carries the address, the
 stream and the topic, so that it works years after the row and its events are gone. No address can be read from any.
@@ -13,9 +13,10 @@ forwarded, scanners click); what it sets off must be harmless in a stranger's ha
 from __future__ import annotations
 
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Final
 
 import msgspec
@@ -26,6 +27,7 @@ __all__ = ["Claim", "Subscriber", "Tokens", "derive"]
 
 _SIGNATURE: Final = 12  # octets: 96 bits
 _TOKEN_LIMIT: Final = 2048
+_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 _ID_LIMIT: Final = 1 << 63  # ids are Postgres's bigint
 
 
@@ -60,20 +62,20 @@ class Tokens:
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets:
             raise ValueError("no secret to sign with")
-        self._opens = [derive(secret, "open") for secret in secrets]
-        self._clicks = [derive(secret, "click") for secret in secrets]
+        self._opens = [_mac(derive(secret, "open")) for secret in secrets]
+        self._clicks = [_mac(derive(secret, "click")) for secret in secrets]
         self._ciphers = [AESSIV(derive(secret, "unsubscribe")) for secret in secrets]
 
     def open(self, message: int, bit: int = 0) -> str:
         """The token of an open pixel."""
         body = _body(message, bit)
-        return _text(body + _mac(self._opens[0], body))
+        return _text(body + _sign(self._opens[0], body))
 
     def click(self, message: int, url: str, bit: int = 0) -> str:
         """`TOKEN/URL`, the URL in base64: the path of a link that leads to `url`."""
         target = url.encode()
         body = _body(message, bit)
-        return f"{_text(body + _mac(self._clicks[0], body + target))}/{_text(target)}"
+        return f"{_text(body + _sign(self._clicks[0], body + target))}/{_text(target)}"
 
     def unsubscribe(self, subscriber: Subscriber) -> str:
         """The token of an unsubscribe link."""
@@ -113,22 +115,30 @@ def _body(message: int, bit: int) -> bytes:
     return bytes((bit,)) + message.to_bytes(8).lstrip(b"\0")
 
 
-def _mac(key: bytes, octets: bytes) -> bytes:
-    return hmac.digest(key, octets, sha256)[:_SIGNATURE]
+def _mac(key: bytes) -> blake2b:
+    """Keyed BLAKE2b (RFC 7693 §2.9), a MAC by its own design: a quarter of what an HMAC costs, four of which a tracked message
+    would take."""
+    return blake2b(key=key, digest_size=_SIGNATURE)
 
 
-def _verified(token: str, keys: Sequence[bytes], target: bytes | None) -> Claim | None:
+def _sign(mac: blake2b, octets: bytes) -> bytes:
+    mac = mac.copy()
+    mac.update(octets)
+    return mac.digest()
+
+
+def _verified(token: str, macs: Sequence[blake2b], target: bytes | None) -> Claim | None:
     octets = _octets(token)
     if not octets or target is None or not _SIGNATURE < len(octets) <= _SIGNATURE + 9:
         return None
     body, signature = octets[:-_SIGNATURE], octets[-_SIGNATURE:]
-    if not any(hmac.compare_digest(signature, _mac(key, body + target)) for key in keys):
+    if not any(hmac.compare_digest(signature, _sign(mac, body + target)) for mac in macs):
         return None
     return Claim(int.from_bytes(body[1:]), body[0])
 
 
 def _text(octets: bytes) -> str:
-    return urlsafe_b64encode(octets).rstrip(b"=").decode("ascii")
+    return b2a_base64(octets, newline=False).translate(_URLSAFE, b"=").decode("ascii")
 
 
 def _octets(text: str) -> bytes | None:

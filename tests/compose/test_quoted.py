@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailerd.compose import mime, quoted
+from mailerd.compose import kept, mime, quoted
+from mailerd.compose.kept import Kept
 
 _WORDS = [" ", "\t", ".", "\n", "=", "=_", "é", "😀", "x", "word ", "a" * 73, "b" * 74, "c" * 75, "d" * 76, "~\x7f"]
 _TEXTS = st.lists(st.sampled_from(_WORDS), max_size=20).map("".join) | st.text(
@@ -49,13 +50,13 @@ def test_the_choice_of_encoding_is_that_of_counting_octets(text: str) -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = quoted._Lines()
-    monkeypatch.setattr(quoted, "_kept", kept)
-    monkeypatch.setattr(quoted, "KEPT_LINES", 50)
-    monkeypatch.setattr(quoted, "SEEN_LINES", 70)
+    lines = Kept(quoted._line)
+    monkeypatch.setattr(quoted, "_kept", lines)
+    monkeypatch.setattr(kept, "ENTRIES", 50)
+    monkeypatch.setattr(kept, "SEEN", 70)
     for i in range(300):
-        text = f"{i} é\n" + "é" * (quoted.KEPT_WIDTH + 1)
+        text = f"{i} é\n" + "é" * (kept.WIDTH + 1)
         assert quoted.quoted(text) == quoted.quoted(text) == _whole(text)
-        assert len(kept.seen) <= 70
-        assert 0 < len(kept) <= 50
-        assert max(map(len, kept)) <= quoted.KEPT_WIDTH
+        assert len(lines.seen) <= 70
+        assert 0 < len(lines) <= 50
+        assert max(map(len, lines)) <= kept.WIDTH

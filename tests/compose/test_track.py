@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mailerd.compose.composer import Composer
 from mailerd.compose.tokens import Claim, Tokens
-from mailerd.compose.track import URL_LIMIT, Tracker, trackers, with_parameters
+from mailerd.compose.track import URL_LIMIT, Tracker, pairs, trackers, with_parameters
 from mailerd.config.model import Config, Stream
 from mailerd.config.public import Public
 from mailerd.config.tracking import Tracking
@@ -142,7 +142,7 @@ def test_text_that_stays_as_it_is(text: str) -> None:
 )  # fmt: skip
 def test_utm_parameters(before: str, after: str) -> None:
     parameters = {"utm_source": "news", "utm_medium": "email", "utm_campaign": "May & June"}
-    assert with_parameters(before, parameters) == after
+    assert with_parameters(before, pairs(parameters)) == after
     assert html(f'<a href="{before}">', UTM, "May & June") == f'<a href="{after.replace("&", "&amp;")}">'
     assert html(f'<a href="{before}">', UTM) == f'<a href="{before}">'  # without a campaign
     assert html(f'<a data-no-track href="{before}">', UTM, "May & June") == f'<a href="{before}">'
