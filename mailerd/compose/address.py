@@ -23,7 +23,7 @@ import msgspec
 
 from mailerd.message import Failure
 
-from .headers import encoded_words, fold
+from .headers import WIDTH, encoded_words, fold
 
 __all__ = ["Mailbox", "field", "normal", "parse"]
 
@@ -36,6 +36,10 @@ NAME_LIMIT = 320  # characters of a display name; ours, so that a header stays a
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _plain = re.compile(rf"({_ATEXT}+(?:\.{_ATEXT}+)*)@((?:{_LABEL}\.)*(?!\d+$){_LABEL})").fullmatch
+# The same with a name of atoms in front: what most rows hold.
+_named = re.compile(
+    rf"({_ATEXT}+(?: {_ATEXT}+)*) <(({_ATEXT}+(?:\.{_ATEXT}+)*)@((?:{_LABEL}\.)*(?!\d+>){_LABEL}))>"
+).fullmatch
 _domain = re.compile(rf"(?:{_LABEL}\.)*(?!\d+$){_LABEL}").fullmatch
 _dot_atom = re.compile(r"[^\s\"(),:;<>@\[\\\].]+(?:\.[^\s\"(),:;<>@\[\\\].]+)*").fullmatch
 # RFC 5321 Quoted-string, without what a careless relay may take for syntax: space, @, angle brackets, backslash.
@@ -62,10 +66,15 @@ def _refuse(field: str, problem: str, text: str) -> NoReturn:
 
 def parse(text: str, field: str = "address") -> Mailbox:
     """The one mailbox in `text`. `field` opens the reason of the `Failure` (category `address`) that bad input gets."""
-    if (plain := _plain(text)) and len(text) <= ADDRESS_LIMIT:
-        local, domain = plain.groups()
-        if len(local) <= LOCAL_LIMIT and len(domain) <= DOMAIN_LIMIT:
-            return Mailbox("", text, domain)
+    if len(text) <= ADDRESS_LIMIT:
+        if plain := _plain(text):
+            local, domain = plain.groups()
+            if len(local) <= LOCAL_LIMIT and len(domain) <= DOMAIN_LIMIT:
+                return Mailbox("", text, domain)
+        elif named := _named(text):
+            name, address, local, domain = named.groups()
+            if len(local) <= LOCAL_LIMIT:
+                return Mailbox(name, address, domain)
     return _parse(text, field)
 
 
@@ -190,8 +199,12 @@ def field(name: str, mailboxes: list[Mailbox] | tuple[Mailbox, ...]) -> str:
 
     Display names are atoms, quoted strings or encoded-words; an addr-spec is never anything but itself (RFC 2047 §5).
     """
-    if len(mailboxes) == 1 and not mailboxes[0].name:
-        return f"{name}: {mailboxes[0].address}\r\n"
+    if len(mailboxes) == 1:
+        (mailbox,) = mailboxes
+        phrase = "".join([f"{token} " for token in _phrase(mailbox.name)]) + "<" if mailbox.name else ""
+        line = f"{name}: {phrase}{mailbox.address}{'>' if phrase else ''}"
+        if not phrase or len(line) <= WIDTH:
+            return line + "\r\n"
     tokens: list[str] = []
     for mailbox in mailboxes:
         if mailbox.name:

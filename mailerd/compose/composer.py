@@ -38,7 +38,7 @@ from .purpose import purposes
 from .template import Content, Params, Templates, decode_params
 from .text import html_to_text
 from .tokens import derive
-from .track import trackers
+from .track import Trail, trackers
 from .verp import ReturnPaths
 
 __all__ = ["Composer"]
@@ -187,19 +187,23 @@ class Composer:
 
         purpose = self._purposes.get(job.stream)
         link = purpose.unsubscribe(job, to.address.lower()) if purpose is not None else None
-        content = self._content(job, link)
+        tracker = self._trackers.get(job.stream) if not job.cc and not job.bcc else None
+        trail = tracker.trail(job.id, job.campaign) if tracker is not None else None
+        content = self._content(job, link, trail)
         if content.subject is not None:
             lines.append(headers.unstructured("Subject", content.subject))
         created = job.created_at if job.created_at.tzinfo is not None else job.created_at.replace(tzinfo=UTC)
-        unique = f"{job.id}.{(created - _EPOCH) // _MICROSECOND:x}"
+        micros = (created - _EPOCH) // _MICROSECOND
+        unique = f"{job.id}.{micros:x}"
         message_id = f"<{unique}@{sender.domain}>"
-        date = created if job.send_at is None or job.send_at <= created else job.send_at
+        if job.send_at is not None and job.send_at > created:
+            micros = (job.send_at - _EPOCH) // _MICROSECOND
         own: dict[str, str] = {}
         if job.headers is not None and job.headers != "{}":
             own = self._own_headers(job.headers)
             message_id = own.pop("message-id", message_id)
         if "date" not in own:
-            lines.append(_date(date))
+            lines.append(_date(micros // 1_000_000))
         # Written unfolded: some servers take no Message-ID but on its field's first line.
         lines.append(f"Message-ID: {message_id}\r\n")
         if job.thread_key is not None:
@@ -213,12 +217,16 @@ class Composer:
         if job.attachments is not None and job.attachments != "[]":
             parts = mime.attachments(job.attachments, unique)
         text, html = content.text, content.html
-        tracker = self._trackers.get(job.stream)
-        if tracker is not None and not job.cc and not job.bcc:
-            text, html = tracker.texts(text, html, job.id, job.campaign)
-        if text is None and html is not None:
-            text = html_to_text(html)
-        octets = "".join(lines).encode() + mime.entity(unique, text, html, parts)
+        if content.wire is None:
+            if tracker is not None:
+                text, html = tracker.texts(text, html, job.id, job.campaign)
+            if text is None and html is not None:
+                text = html_to_text(html)
+        elif trail is not None and text is not None:
+            text = trail.text(text)
+        octets = "".join(lines).encode() + mime.entity(
+            unique, text, html if content.wire is None else content.wire, parts
+        )
         self._check_size(len(octets))
         signed = self._signed(job, sender.signer, sender.domain, octets)
         return Outgoing(job, sender.path(job.id), recipients, signed, message_id, utf8, utf8, signed is not octets)
@@ -319,17 +327,18 @@ class Composer:
             f"{name}: <{digest}@{domain}>\r\n" for lower, name in fields if not ("references" in own or lower in own)
         ]
 
-    def _content(self, job: Job, link: str | None) -> Content:
+    def _content(self, job: Job, link: str | None, trail: Trail | None) -> Content:
         if job.template is not None:
             if job.text_body is not None or job.html_body is not None:
                 raise Failure("template: cannot be used together with text_body or html_body", "content")
             given = decode_params(job.params)
             added = "" if link is None or LINK in given else LINK
             params = {LINK: link, **given} if added else given
-            if stored := self._templates.stored(job.template, job.locale, params, job.subject, job.recipient, added):
+            stored = self._templates.stored(job.template, job.locale, params, job.subject, job.recipient, added, trail)
+            if stored is not None:
                 content, job.variant = stored
                 return content
-            return self._templates.file(job.template, job.locale, params, job.subject)
+            return self._templates.file(job.template, job.locale, params, job.subject, trail, wire=True)
         if job.text_body is None and job.html_body is None and job.subject is None and job.attachments is None:
             raise Failure("nothing to send: no template, raw, text_body, html_body, subject or attachments", "content")
         if job.params is None:
@@ -417,14 +426,11 @@ def _left(bits: int, mailboxes: Sequence[tuple[int, Mailbox]]) -> tuple[Recipien
 
 
 @lru_cache(256)
-def _date_of(second: datetime) -> str:
-    d = second.astimezone(UTC)
+def _date(second: int) -> str:
+    """The field Date of that second of the epoch."""
+    d = _EPOCH + timedelta(seconds=second)
     # RFC 5322 §3.3; not strftime, which speaks the locale's language.
     return (
         f"Date: {_DAYS[d.weekday()]}, {d.day:02d} {_MONTHS[d.month - 1]} {d.year:04d}"
         f" {d.hour:02d}:{d.minute:02d}:{d.second:02d} +0000\r\n"
     )
-
-
-def _date(moment: datetime) -> str:
-    return _date_of(moment.replace(microsecond=0))

@@ -22,7 +22,7 @@ import msgspec
 from .kept import Kept
 from .text import RAW
 
-__all__ = ["Anchor", "Mark", "cut"]
+__all__ = ["Anchor", "Mark", "as_followed", "complete", "cut"]
 
 _ATTRIBUTES = r"""(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+"""
 _NAMES = "|".join(["a", "area", *RAW, "/body"])
@@ -74,22 +74,35 @@ Found = list[tuple[int, Anchor | Mark]]
 def cut(html: str) -> tuple[list[str], Found]:
     """The pieces of `html`, with "<" between each two of them, and by their index the links and the ends of the body."""
     pieces = html.split("<")
+    walked = _walk(pieces)
+    return _scan(html) if walked is None else (pieces, walked[0])
+
+
+def complete(html: str) -> bool:
+    """Does each tag end in its piece, and the whole outside of any tag, comment, or element whose content is no HTML?"""
+    walked = _walk(html.split("<"))
+    return walked is not None and walked[1]
+
+
+def _walk(pieces: list[str]) -> tuple[Found, bool] | None:
+    """What is found, and whether nothing is left open at the end; None if there is a tag that does not end in its piece."""
     kinds = list(map(_kinds.__getitem__, pieces))
     found: Found = []
+    count = len(pieces)
     resume = 1  # what comes before is a comment's, or of an element whose content is no HTML
-    for i in compress(range(len(pieces)), kinds):
+    for i in compress(range(count), kinds):
         kind = kinds[i]
         if i < resume or kind is None:
             continue
         if kind is Mark.COMMENT:
-            resume = next((j for j in range(i + 1, len(pieces)) if "-->" in pieces[j]), len(pieces)) + 1
+            resume = next((j for j in range(i + 1, count) if "-->" in pieces[j]), count) + 1
         elif isinstance(kind, Raw):
-            resume = next((j for j in range(i + 1, len(pieces)) if kind.close("<" + pieces[j])), len(pieces))
+            resume = next((j for j in range(i + 1, count) if kind.close("<" + pieces[j])), count + 1)
         elif kind is Mark.OPEN:
-            return _scan(html)
+            return None
         else:
             found.append((i, kind))
-    return pieces, found
+    return found, resume <= count
 
 
 def _kind(piece: str) -> Anchor | Raw | Mark | None:
@@ -138,9 +151,7 @@ def _anchor(piece: str, start: int, end: int) -> Anchor | None:
     url = ""
     if target is not None:
         value = target[2] or target[3] or target[4] or ""
-        url = unescape(value) if "&" in value else value
-        if _unsafe(url):  # what a browser does to it (WHATWG URL §4.4)
-            url = url.strip(_EDGES).translate(_GONE)
+        url = as_followed(unescape(value) if "&" in value else value)
     if marks:
         kept, done = [], 0
         for mark in marks:
@@ -150,6 +161,11 @@ def _anchor(piece: str, start: int, end: int) -> Anchor | None:
     if target is None:
         return None
     return Anchor(url, f"{piece[: target.end(1)]}=", piece[target.end() :])
+
+
+def as_followed(url: str) -> str:
+    """`url` as a browser takes it (WHATWG URL §4.4)."""
+    return url.strip(_EDGES).translate(_GONE) if _unsafe(url) else url
 
 
 def _scan(html: str) -> tuple[list[str], Found]:

@@ -108,17 +108,18 @@ def _multipart(subtype: str, boundary: str, parts: Sequence[bytes], extra: str =
     return head + delimiter.join(parts) + f"\r\n--{boundary}--".encode()
 
 
-def entity(unique: str, text: str | None, html: str | None, parts: Sequence[Part] = ()) -> bytes:
+def entity(unique: str, text: str | None, html: str | bytes | None, parts: Sequence[Part] = ()) -> bytes:
     """The body of a message with its Content-* fields in front and a final CRLF.
 
-    `unique` is the message's own token of letters, digits and dots, at most 60. With nothing at all it is an empty
+    `unique` is the message's own token of letters, digits and dots, at most 60. HTML as octets is in quoted-printable already.
+    With nothing at all it is an empty
     text/plain. Inline parts without HTML to show them go with the attachments.
     """
     inline = [part.octets for part in parts if part.inline] if parts and html is not None else []
     attached = [part.octets for part in parts if not part.inline or html is None]
     body: bytes | None = None
     if html is not None:
-        body = _text("html", html, HTML_WIDTH)
+        body = _text("html", html, HTML_WIDTH) if isinstance(html, str) else _HEADS["html"]["quoted-printable"] + html
         if inline:
             body = _multipart("related", f"=_{unique}_r", [body, *inline], ' type="text/html";')
     if text is not None or (body is None and not attached):

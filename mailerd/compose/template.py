@@ -33,6 +33,7 @@ from jinja2.lexer import Token, TokenStream
 from mailerd.message import Failure, clean
 
 from .bundle import Library, Version
+from .plan import Trail, Unplanned, Wire, following
 from .sandbox import Sandbox, TooMuch, start_meter
 
 __all__ = ["Content", "Templates", "decode_params"]
@@ -49,11 +50,13 @@ Params = dict[str, Any]
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What a template or a row's inline texts give: any of them may be missing."""
+    """What a template or a row's inline texts give: any of them may be missing. `wire` is HTML that a plan gave, in its place:
+    tracked, and in quoted-printable already."""
 
     subject: str | None
     text: str | None
     html: str | None
+    wire: bytes | None = None
 
 
 class _Compiled(msgspec.Struct, frozen=True):
@@ -74,8 +77,42 @@ class _Compiled(msgspec.Struct, frozen=True):
                 environment, {**self.globals, **params}, self.name, self.blocks, self.globals
             )
             return environment.concat(self.root(context))
+        except Unplanned:
+            raise
         except Exception as e:
             raise _failure(self.where, e) from None
+
+
+class _Plans:
+    """The HTML of a template compiled for the wire, each way when it is first asked for."""
+
+    def __init__(self, where: str, environments: dict[bool, Wire], make: Callable[[Wire], jinja2.Template]) -> None:
+        self._where = where
+        self._environments = environments
+        self._make = make
+        self._made: dict[bool, _Compiled | None] = {}
+
+    def render(self, params: Params, trail: Trail | None) -> bytes | None:
+        """The HTML as octets, in quoted-printable and with its links on `trail`; None if it has to be rendered as text."""
+        links = trail is not None
+        environment = self._environments[links]
+        try:
+            plan = self._made[links]
+        except KeyError:
+            try:
+                plan = _compiled(self._where, environment, self._make(environment))
+            except Exception:  # what is wrong with it is said when it is rendered as text
+                plan = None
+            self._made[links] = plan
+        if plan is None:
+            return None
+        following(trail)
+        try:
+            return environment.octets(plan.render(params))
+        except Unplanned as e:
+            if e.lasting:
+                self._made[links] = None
+            return None
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -84,6 +121,7 @@ class _File(msgspec.Struct, frozen=True):
     subject: _Compiled | None
     text: _Compiled | None
     html: _Compiled | None
+    plans: _Plans | None = None
 
 
 class _Key:
@@ -131,25 +169,36 @@ class Templates:
         self._text = Sandbox(loader, limit, html=False, keep_trailing_newline=True)
         self._html = Sandbox(loader, limit, html=True, keep_trailing_newline=True)
         self._subject = Sandbox(loader, limit, html=False, extensions=[_OneLine])
+        self._wires = {links: Wire(loader, limit, links=links) for links in (False, True)}
         self._file = lru_cache(1024)(self._load)
         self._sources: dict[tuple[str, str], _Compiled] = {}
         self._cached = 0
 
-    def file(self, name: str, locale: str | None, params: Params, subject: str | None = None) -> Content:
+    def file(
+        self,
+        name: str,
+        locale: str | None,
+        params: Params,
+        subject: str | None = None,
+        trail: Trail | None = None,
+        wire: bool = False,
+    ) -> Content:
         """The file template `name` in the language that fits `locale` best, rendered. A row's own `subject` is
-        rendered in place of the template's. Raises `Failure`."""
-        return self._render(self._file(name, locale), params, subject)
+        rendered in place of the template's. With `wire`, its HTML may come as octets, with the links that `trail` has
+        for them. Raises `Failure`."""
+        return self._render(self._file(name, locale), params, subject, trail, wire)
 
-    def _render(self, file: _File, params: Params, subject: str | None) -> Content:
+    def _render(self, file: _File, params: Params, subject: str | None, trail: Trail | None, wire: bool) -> Content:
         if subject is not None:
             subject = self._own_subject(subject, params)
         elif file.subject is not None:
             subject = _one_line(file.subject.render(params), file.subject.where)
-        return Content(
-            subject,
-            None if file.text is None else file.text.render(params),
-            None if file.html is None else file.html.render(params),
-        )
+        text = None if file.text is None else file.text.render(params)
+        if wire and file.plans is not None and text is not None:  # else its text is made of the HTML
+            octets = file.plans.render(params, trail)
+            if octets is not None:
+                return Content(subject, text, None, octets)
+        return Content(subject, text, None if file.html is None else file.html.render(params))
 
     def knows(self, name: str) -> bool:
         """Is it in the library, or, without a version, in the folder?"""
@@ -158,7 +207,15 @@ class Templates:
         return self._folder is not None and bool(_name(name)) and (self._folder / name).is_dir()
 
     def stored(
-        self, name: str, locale: str | None, params: Params, subject: str | None, recipient: str, added: str = ""
+        self,
+        name: str,
+        locale: str | None,
+        params: Params,
+        subject: str | None,
+        recipient: str,
+        added: str = "",
+        trail: Trail | None = None,
+        wire: bool = False,
     ) -> tuple[Content, str] | None:
         """The stored template that `name` means for this recipient, rendered, and how events call it; None if it is
         not stored. `added`: the one of the params that the row did not bring. Raises `Failure`."""
@@ -172,7 +229,7 @@ class Templates:
         named = (version.schema or {}).get("properties", {})
         version.check({k: v for k, v in params.items() if k != added or k in named} if added else params)
         edition = self._edition(_Key(version, version.edition(_tags(locale))[0]))
-        return self._render(edition, params, subject), variant
+        return self._render(edition, params, subject, trail, wire), variant
 
     def inline(self, subject: str | None, text: str | None, html: str | None, params: Params) -> Content:
         """A row's own texts, rendered. A source without a tag is its own result and is never compiled."""
@@ -227,6 +284,9 @@ class Templates:
             compiled(self._subject, "subject", edition.subject),
             compiled(self._text, "text", edition.text),
             compiled(self._html, "html", edition.html),
+            None
+            if (html := edition.html) is None
+            else _Plans(where + "html", self._wires, lambda e: e.from_string(html)),
         )
 
     def _load(self, name: str, locale: str | None) -> _File:
@@ -249,7 +309,13 @@ class Templates:
             self._get(self._subject, subject) if subject is not None else None,
             self._get(self._text, body / "text.j2") if (body / "text.j2").is_file() else None,
             self._get(self._html, body / "html.j2") if (body / "html.j2").is_file() else None,
+            self._plans(body / "html.j2") if (body / "html.j2").is_file() else None,
         )
+
+    def _plans(self, path: Path) -> _Plans:
+        assert self._folder is not None
+        name = path.relative_to(self._folder).as_posix()
+        return _Plans(f"template {name}", self._wires, lambda e: e.get_template(name))
 
     def _get(self, environment: Sandbox, path: Path) -> _Compiled:
         assert self._folder is not None

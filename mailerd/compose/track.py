@@ -16,9 +16,12 @@ Hazards: the patterns here are possessive, so hostile text costs linear time; ke
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from functools import lru_cache
 from html import escape
 from urllib.parse import quote
+
+import msgspec
 
 from mailerd.config.model import Config
 from mailerd.config.tracking import missing
@@ -27,7 +30,7 @@ from mailerd.message import Failure
 from .links import Anchor, cut
 from .tokens import Tokens
 
-__all__ = ["Tracker", "pairs", "trackers", "with_parameters"]
+__all__ = ["Tracker", "Trail", "pairs", "trackers", "with_parameters"]
 
 URL_LIMIT = 2000  # characters; longer ones exist, and break in some clients and proxies once they are wrapped
 
@@ -36,6 +39,27 @@ _rest_of_url = re.compile(r"[^\s<>\"\x00-\x1f\x7f]++").match
 _word = re.compile(r"[0-9A-Za-z_]").match
 _unsafe = re.compile(r"[\x00-\x20\x7f]").search
 _signed = re.compile(r"(?:^|[&;])(?:[a-z-]*signature|sig|hmac)=", re.IGNORECASE).search
+
+
+class Trail(msgspec.Struct):
+    """One message's links, for a template that knows where its links are (`compose.plan`)."""
+
+    tracker: Tracker
+    message: int
+    campaign: str
+    spared: set[str]  # what the HTML wants left alone
+
+    def link(self, url: str) -> str | None:
+        """Where a link to `url` leads; None: where it did."""
+        return self.tracker.link(url, self.message, self.campaign)
+
+    def picture(self) -> str:
+        """As `Tracker.picture`."""
+        return self.tracker.picture(self.message)
+
+    def text(self, text: str) -> str:
+        """As `Tracker.text`."""
+        return self.tracker.text(text, self.message, self.campaign, self.spared)
 
 
 class Tracker:
@@ -54,6 +78,10 @@ class Tracker:
         self._own = tuple(f"{self._base.lower()}/{path}/" for path in "uco") if base_url else ()
         self._target = lru_cache(4096)(self._parametrised)
         self._parameters = lru_cache(256)(self._utm)
+
+    def trail(self, message: int, campaign: str) -> Trail:
+        """Where the links of that message lead."""
+        return Trail(self, message, campaign, set())
 
     def texts(self, text: str | None, html: str | None, message: int, campaign: str) -> tuple[str | None, str | None]:
         """Both parts, tracked. A text that is made of the HTML is to be made of what this gives."""
@@ -75,14 +103,12 @@ class Tracker:
             elif kind.spared:
                 spared.add(kind.url)
                 pieces[i] = kind.before
-            elif (new := self._tracked(kind.url, message, campaign)) is not None:
+            elif (new := self.link(kind.url, message, campaign)) is not None:
                 pieces[i] = f'{kind.before}"{escape(new)}"{kind.after}'
-        if self._opens and self._tokens is not None:
-            picture = f"{self._base}/o/{self._tokens.open(message)}.gif"
-            pieces[body - 1] += f'\n<img src="{escape(picture)}" width="1" height="1" alt="" border="0">\n'
+        pieces[body - 1] += self.picture(message)
         return "<".join(pieces), frozenset(spared)
 
-    def text(self, text: str, message: int, campaign: str, spared: frozenset[str] = frozenset()) -> str:
+    def text(self, text: str, message: int, campaign: str, spared: Set[str] = frozenset()) -> str:
         """The text with its URLs tracked, but for those that are `spared`."""
 
         at = text.find("://")
@@ -100,13 +126,20 @@ class Tracker:
                 url = text[start:end].rstrip(".,;:!?'*_]}")
                 if url[-1:] == ")" and "(" not in url:
                     url = url.rstrip(").,;:!?'*_]}")
-                if url not in spared and (new := self._tracked(url, message, campaign)) is not None:
+                if url not in spared and (new := self.link(url, message, campaign)) is not None:
                     out += (text[done:start], new)
                     done = start + len(url)
             at = text.find("://", end)
         return "".join(out) + text[done:]
 
-    def _tracked(self, url: str, message: int, campaign: str) -> str | None:
+    def picture(self, message: int) -> str:
+        """The HTML of the picture that tells of an opening; '' where there is none."""
+        if not self._opens or self._tokens is None:
+            return ""
+        picture = f"{self._base}/o/{self._tokens.open(message)}.gif"
+        return f'\n<img src="{escape(picture)}" width="1" height="1" alt="" border="0">\n'
+
+    def link(self, url: str, message: int, campaign: str) -> str | None:
         """Where a link to `url` leads; None: where it did."""
         target = self._target(url, campaign)
         if target is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 
 import pytest
 from hypothesis import example, given, settings
@@ -18,7 +19,8 @@ _TEXTS = st.lists(st.sampled_from(_WORDS), max_size=20).map("".join) | st.text(
 
 
 def _whole(text: str) -> bytes:
-    return binascii.b2a_qp(text.replace("\n", "\r\n").encode() + b"\r\n")[:-2]
+    made = binascii.b2a_qp(text.replace("\n", "\r\n").encode() + b"\r\n")[:-2]
+    return re.sub(rb"(?m)^([^\r]{74})(=20|=09)(?=\r|\Z)", rb"\1=\r\n\2", made)
 
 
 @given(_TEXTS)
@@ -28,7 +30,9 @@ def _whole(text: str) -> bytes:
 @settings(max_examples=600, deadline=None)
 def test_lines_are_encoded_as_the_whole_is(text: str) -> None:
     for _ in range(3):  # never seen, seen once, kept
-        assert quoted.quoted(text) == _whole(text)
+        made = quoted.quoted(text)
+        assert made == _whole(text)
+        assert max(map(len, made.split(b"\r\n"))) <= 76
 
 
 @pytest.mark.parametrize("tail", ["", "=", "x", ".", "==", "=x=", " ", "= ", "é"])
@@ -60,3 +64,15 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(lines.seen) <= 70
         assert 0 < len(lines) <= 50
         assert max(map(len, lines)) <= kept.WIDTH
+
+
+@given(st.lists(_TEXTS, max_size=4))
+@example(["x" * 72 + " ", "y"])
+@example(["x" * 75, "", "y\n", " "])
+@settings(max_examples=500, deadline=None)
+def test_pieces_stand_beside_any_other(texts: list[str]) -> None:
+    made = quoted.joined("".join(map(quoted.piece, texts)))
+    assert binascii.a2b_qp(made).decode() == "".join(texts).replace("\n", "\r\n")
+    for row in made.split(b"\r\n"):
+        assert len(row) <= 76
+        assert not row.endswith((b" ", b"\t"))

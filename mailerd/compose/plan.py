@@ -1,0 +1,320 @@
+"""HTML templates compiled for the wire: what a rendering gives is quoted-printable already, with its links tracked.
+
+A template is compiled to a plan. What it says itself is encoded once, when it is compiled; a value is escaped, encoded and put on
+lines of its own, between soft line breaks, so that no piece depends on what stands beside it. Links are found in the
+template, not in each message: `<a href="…{{ x }}…">` becomes a call that says where this message's link leads. What comes out
+decodes to what `compose.template` renders and `compose.track` makes of it, character for character.
+
+A plan is for the plain case. `Unplanned` says that a template, or one message, is none: a statement within a tag, a macro or
+a `|safe` where links are tracked, a block that is written as it is (`{% filter %}`, `{% call %}`), NUL, a lone CR. Then the
+template is rendered as text, and all the rest is done to the text.
+
+Hazard: everything that can write must go through `_wire`, `quoted.piece` or a buffer; whoever adds a statement to the sandbox says in `_REFUSED`
+what a plan thinks of it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, MutableMapping
+from html import escape as escape_html
+from html import unescape
+from typing import Any, Final, Protocol
+
+from jinja2 import Environment, Template, nodes, pass_context
+from jinja2.compiler import Frame
+from jinja2.loaders import BaseLoader
+from jinja2.runtime import Context
+
+from . import quoted
+from .kept import Kept
+from .links import Anchor, as_followed, complete, cut
+from .sandbox import Metered, Sandbox, TooLong, escaped
+
+__all__ = ["Trail", "Unplanned", "Wire", "following"]
+
+_LINK: Final = "a link"  # names of filters that no template can write
+_SPARED: Final = "a spared link"
+_PICTURE: Final = "the picture"
+_OURS = frozenset((_LINK, _SPARED, _PICTURE))
+_WIDTH: Final = 74  # of a value on a line of its own
+
+# Stand for a child of an output, and for what is put into it.
+_CHILD, _ADDED, _END = "\ue000", "\ue001", "\ue002"
+_children = re.compile(f"{_CHILD}[0-9]+{_END}").split
+_place = re.compile(f"([{_CHILD}{_ADDED}])([0-9]+){_END}")
+_tag = re.compile(r"""(?:/?+[a-z](?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+)*+|[!?/][^>]*+)>""", re.IGNORECASE).match
+_values = re.compile(r"""=\s*+(?:"[^"]*+"|'[^']*+')""").sub
+_cut_reference = re.compile(r"&#?[0-9A-Za-z]*+\Z").search
+_marks = re.compile("[<>\"']").search
+
+_REFUSED: Final = (
+    nodes.Import,
+    nodes.FilterBlock,
+    nodes.CallBlock,
+    nodes.ScopedEvalContextModifier,
+    nodes.EvalContextModifier,
+)
+_REFUSED_WITH_LINKS: Final = (nodes.Macro, nodes.FromImport, nodes.AssignBlock)
+
+
+class Unplanned(Exception):
+    """This has to be rendered as text. `lasting`: because of the template, not of this message."""
+
+    def __init__(self, why: str, *, lasting: bool = True) -> None:
+        super().__init__(why)
+        self.lasting = lasting
+
+
+class Trail(Protocol):
+    """Where the links of one message lead. `spared` are the URLs that are to be left alone in its text, too."""
+
+    spared: set[str]
+
+    def link(self, url: str) -> str | None: ...
+    def picture(self) -> str: ...
+
+
+class _Current(threading.local):
+    trail: Trail | None = None
+    drawn = False
+
+
+_current = _Current()
+
+
+def following(trail: Trail | None) -> None:
+    """The rendering that begins now in this thread is of the message with this trail."""
+    _current.trail = trail
+    _current.drawn = False
+
+
+def _piece(text: str) -> str:
+    if "\r" in text or "\0" in text:
+        raise Unplanned("a control character that the text's line ends depend on, or that is refused", lasting=False)
+    try:
+        return quoted.piece(text)
+    except UnicodeEncodeError:
+        raise Unplanned("text that is not valid Unicode", lasting=False) from None
+
+
+_pieces = Kept(_piece)
+
+
+def _encoded(text: str) -> str:
+    # RFC 2045 §6.7: printable ASCII but "=" stands for itself.
+    if len(text) <= _WIDTH and text.isascii() and text.isprintable() and "=" not in text:
+        return text + "=\r\n" if text else ""
+    return _pieces[text]
+
+
+def _wire(value: Any) -> str:
+    """What `{{ value }}` writes."""
+    return _encoded(escaped(value))
+
+
+def _wire_beside_links(value: Any) -> str:
+    """The same, but for HTML, whose links would pass unseen."""
+    text = escaped(value)
+    if type(text) is not str and _marks(text):
+        raise Unplanned("HTML in a value")
+    return _encoded(text)
+
+
+Between = tuple[str, ...]  # what stands between the values of a link's target
+
+
+def _url(plain: Between, values: tuple[Any, ...]) -> str:
+    texts = []
+    for value in values:
+        text = str(value)
+        if hasattr(value, "__html__"):
+            if _marks(text):
+                raise Unplanned("HTML in a link")
+            text = unescape(text)
+        texts.append(text)
+    return as_followed(_woven(plain, texts))
+
+
+def _woven(between: Between, values: list[str]) -> str:
+    if not values:
+        return between[0]
+    return "".join([text for pair in zip(between, values, strict=False) for text in pair]) + between[-1]
+
+
+class _Planned(Metered):
+    """The compiler of plans."""
+
+    buffered = False
+
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
+        before, self.buffered = self.buffered, frame.buffer is not None
+        super().visit_Output(node, frame)
+        self.buffered = before
+
+    def _output_const_repr(self, group: Iterable[Any]) -> str:
+        text = "".join(map(str, group))
+        return repr(text if self.buffered else _piece(text))
+
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        if self.buffered:
+            super()._output_child_pre(node, frame, finalize)
+        else:
+            self.write("(" if isinstance(node, nodes.Filter) and node.name in _OURS else "wire(")
+
+    def visit_Include(self, node: nodes.Include, frame: Frame) -> None:
+        if frame.buffer is not None:
+            raise Unplanned("an include in a macro")
+        super().visit_Include(node, frame)
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        if node.recursive:
+            raise Unplanned("a recursive loop")
+        super().visit_For(node, frame)
+
+
+class _Template(Template):
+    @classmethod
+    def _from_namespace(
+        cls,
+        environment: Environment,
+        namespace: MutableMapping[str, Any],
+        globals: MutableMapping[str, Any],  # noqa: A002
+    ) -> Template:
+        if "escape" in namespace:
+            namespace["escape"] = escaped
+        namespace["wire"] = _wire_beside_links if getattr(environment, "links", False) else _wire
+        return super()._from_namespace(environment, namespace, globals)
+
+
+class Wire(Sandbox):
+    """Compiles HTML templates to plans, with `links` tracked or as they are. Compiling and rendering raise `Unplanned`."""
+
+    code_generator_class = _Planned
+    template_class = _Template
+
+    def __init__(self, loader: BaseLoader | None, limit: int, *, links: bool) -> None:
+        super().__init__(loader, limit, html=True, keep_trailing_newline=True)
+        self.links = links
+        self.filters.update(_FILTERS)
+
+    def concat(self, parts: Iterable[str]) -> str:
+        try:
+            return super().concat(parts)
+        except TooLong as e:  # it counts characters of the text, not octets
+            raise Unplanned(str(e), lasting=False) from None
+
+    def octets(self, text: str) -> bytes:
+        """The whole of what was rendered."""
+        if self.links and not _current.drawn:
+            text += _picture()
+        if text.count("=") * 6 > len(text):
+            raise Unplanned("base64 is shorter", lasting=False)
+        return quoted.joined(text)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        refused = _REFUSED + _REFUSED_WITH_LINKS if self.links else _REFUSED
+        for node in tree.find_all(refused):
+            raise Unplanned(f"line {node.lineno}: a {type(node).__name__}")
+        for name_ in tree.find_all(nodes.Name):
+            if name_.name in ("self", "super"):
+                raise Unplanned(f"line {name_.lineno}: {name_.name}")
+        written = "".join(data.data for data in tree.find_all(nodes.TemplateData))
+        if "\r" in written or "\0" in written or any(c in written for c in (_CHILD, _ADDED, _END)):
+            raise Unplanned("a character that a plan has no place for")
+        octets = len(written.encode("utf-8", "surrogatepass"))
+        if sum(c > "\x7f" for c in written) * 12 > octets:  # at least two octets each: base64 is shorter
+            raise Unplanned("base64 is shorter")
+        if self.links:
+            for output in tree.find_all(nodes.Output):
+                output.nodes = self._tracked(output.nodes, output.lineno)
+        return tree
+
+    def _tracked(self, children: list[nodes.Expr], line: int) -> list[nodes.Expr]:
+        """The children of an output, with calls where its links lead, and where the picture stands."""
+        html = "".join(
+            child.data if isinstance(child, nodes.TemplateData) else f"{_CHILD}{i}{_END}"
+            for i, child in enumerate(children)
+        )
+        if not complete(html):
+            raise Unplanned(f"line {line}: a statement within a tag, a comment, or an element whose content is no HTML")
+        pieces, found = cut(html)
+        for piece in pieces[1:]:
+            tag = _tag(piece)
+            if _CHILD in (_values("", tag[0]) if tag else piece[:2]):
+                raise Unplanned(f"line {line}: a value in a tag and not in quotation marks")
+        added: list[nodes.Expr] = []
+
+        def put(filter_: str, *args: nodes.Expr) -> str:
+            node = nodes.Filter(args[0], filter_, list(args[1:]), [], None, None, lineno=line)
+            node.set_environment(self)
+            added.append(node)
+            return f"{_ADDED}{len(added) - 1}{_END}"
+
+        def target(url: str, source: str) -> list[nodes.Expr]:
+            values = [children[int(place[2])] for place in _place.finditer(source)]
+            between, plain = tuple(_children(source)), tuple(_children(url))
+            if any(_cut_reference(text) for text in between[:-1]):
+                raise Unplanned(f"line {line}: a character reference that a value ends")
+            return [nodes.Const((between, plain)), *values]
+
+        for i, kind in found:
+            if not isinstance(kind, Anchor):
+                pieces[i - 1] += put(_PICTURE, nodes.Const(0))
+            elif kind.spared:
+                pieces[i - 1] += put(_SPARED, *target(kind.url, kind.url))
+                pieces[i] = kind.before
+            else:
+                name = kind.before[:-1]
+                source = pieces[i][len(name) : len(pieces[i]) - len(kind.after)]
+                pieces[i] = f"{name}{put(_LINK, *target(kind.url, source))}{kind.after}"
+        return list(self._nodes("<".join(pieces), children, added, line))
+
+    def _nodes(self, html: str, children: list[nodes.Expr], added: list[nodes.Expr], line: int) -> Iterator[nodes.Expr]:
+        def data(text: str) -> nodes.Expr:
+            node = nodes.TemplateData(text, lineno=line)
+            node.set_environment(self)
+            return node
+
+        done = 0
+        for place in _place.finditer(html):
+            if place.start() > done:
+                yield data(html[done : place.start()])
+            yield (children if place[1] == _CHILD else added)[int(place[2])]
+            done = place.end()
+        if done < len(html):
+            yield data(html[done:])
+
+
+@pass_context  # without which jinja2 would ask at once where it leads
+def _link(_: Context, target: tuple[Between, Between], *values: Any) -> str:
+    source, plain = target
+    new = None if _current.trail is None else _current.trail.link(_url(plain, values))
+    if new is not None:
+        return quoted.piece(f'="{escape_html(new)}"')  # of this message alone, so it is not kept
+    return _encoded(_woven(source, [str(escaped(v)) for v in values]))
+
+
+@pass_context
+def _spare(_: Context, target: tuple[Between, Between], *values: Any) -> str:
+    if _current.trail is not None:
+        _current.trail.spared.add(_url(target[1], values))
+    return ""
+
+
+@pass_context
+def _body(_: Context, __: int) -> str:
+    return _picture()
+
+
+def _picture() -> str:
+    """The picture, at the end of the body: the last one, so there must not be two."""
+    if _current.drawn:
+        raise Unplanned("two ends of the body")
+    _current.drawn = True
+    return "" if _current.trail is None else _encoded(_current.trail.picture())
+
+
+_FILTERS: Final = {_LINK: _link, _SPARED: _spare, _PICTURE: _body}
