@@ -111,14 +111,18 @@ def _encoded(text: str) -> str:
 
 def _wire(value: Any) -> str:
     """What `{{ value }}` writes."""
-    return _encoded(escaped(value))
+    text = escaped(value)
+    # A Markup would escape whatever it is joined with.
+    return _encoded(text if type(text) is str else str(text))
 
 
 def _wire_beside_links(value: Any) -> str:
     """The same, but for HTML, whose links would pass unseen."""
     text = escaped(value)
-    if type(text) is not str and _marks(text):
-        raise Unplanned("HTML in a value")
+    if type(text) is not str:
+        text = str(text)
+        if _marks(text):
+            raise Unplanned("HTML in a value")
     return _encoded(text)
 
 
@@ -264,6 +268,8 @@ class Wire(Sandbox):
             if not isinstance(kind, Anchor):
                 pieces[i - 1] += put(_PICTURE, nodes.Const(0))
             elif kind.spared:
+                if _CHILD in kind.url:  # and to be written as well: it might say something else the second time
+                    raise Unplanned(f"line {line}: a value in a link that is to be left alone")
                 pieces[i - 1] += put(_SPARED, *target(kind.url, kind.url))
                 pieces[i] = kind.before
             else:
