@@ -10,7 +10,7 @@ taken from the same place, so that one message never speaks two languages in its
 text; a row's own subject replaces its subject. `{% include "_parts/footer.j2" %}`, `extends` and `import` name files from
 the folder's root; nothing outside it can be read. HTML is escaped, whatever file it comes from; text is not.
 
-Each is compiled once and kept until the next configuration reload; inline sources are kept up to a total size. A value that would bring a line break into the subject is refused; line breaks of subject.j2 itself are
+Each is compiled once, its HTML also for the wire where it has a text beside it (`compose.plan`), and kept until the next configuration reload; inline sources are kept up to a total size. A value that would bring a line break into the subject is refused; line breaks of subject.j2 itself are
 spaces. Every error is a `Failure` (category `template`, `params` or `header`) with the file or column, the line and,
 where one is missing, the variable.
 """
