@@ -22,7 +22,7 @@ import msgspec
 from .kept import Kept
 from .text import RAW
 
-__all__ = ["Anchor", "Mark", "as_followed", "complete", "cut"]
+__all__ = ["Anchor", "Mark", "as_followed", "cut", "opaque"]
 
 _ATTRIBUTES = r"""(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+"""
 _NAMES = "|".join(["a", "area", *RAW, "/body"])
@@ -78,31 +78,40 @@ def cut(html: str) -> tuple[list[str], Found]:
     return _scan(html) if walked is None else (pieces, walked[0])
 
 
-def complete(html: str) -> bool:
-    """Does each tag end in its piece, and the whole outside of any tag, comment, or element whose content is no HTML?"""
-    walked = _walk(html.split("<"))
-    return walked is not None and walked[1]
+def opaque(html: str) -> set[int] | None:
+    """The indexes of those pieces that are of a comment, or of an element whose content is no HTML; None where a tag does not end in
+    its piece, or one of those does not end at all."""
+    pieces = html.split("<")
+    walked = _walk(pieces)
+    if walked is None:
+        return None
+    stepped = {i for begin, end in walked[1] for i in range(begin, end)}
+    return None if len(pieces) in stepped else stepped
 
 
-def _walk(pieces: list[str]) -> tuple[Found, bool] | None:
-    """What is found, and whether nothing is left open at the end; None if there is a tag that does not end in its piece."""
+def _walk(pieces: list[str]) -> tuple[Found, list[tuple[int, int]]] | None:
+    """What is found, and from which piece to which it is stepped over, beyond the last if that has no end; None if there is a tag that
+    does not end in its piece."""
     kinds = list(map(_kinds.__getitem__, pieces))
     found: Found = []
+    stepped: list[tuple[int, int]] = []
     count = len(pieces)
-    resume = 1  # what comes before is a comment's, or of an element whose content is no HTML
+    resume = 1
     for i in compress(range(count), kinds):
         kind = kinds[i]
         if i < resume or kind is None:
             continue
         if kind is Mark.COMMENT:
             resume = next((j for j in range(i + 1, count) if "-->" in pieces[j]), count) + 1
+            stepped.append((i, resume))
         elif isinstance(kind, Raw):
             resume = next((j for j in range(i + 1, count) if kind.close("<" + pieces[j])), count + 1)
+            stepped.append((i, resume))
         elif kind is Mark.OPEN:
             return None
         else:
             found.append((i, kind))
-    return found, resume <= count
+    return found, stepped
 
 
 def _kind(piece: str) -> Anchor | Raw | Mark | None:

@@ -5,7 +5,7 @@ lines of its own, between soft line breaks, so that no piece depends on what sta
 template, not in each message: `<a href="…{{ x }}…">` becomes a call that says where this message's link leads. What comes out
 decodes to what `compose.template` renders and `compose.track` makes of it, character for character.
 
-A plan is for the plain case. `Unplanned` says that a template, or one message, is none: a statement within a tag, a macro or
+A plan is for the plain case. `Unplanned` says that a template, or one message, is none: a statement within a tag or
 a `|safe` where links are tracked, a block that is written as it is (`{% filter %}`, `{% call %}`), NUL, a lone CR. Then the
 template is rendered as text, and all the rest is done to the text.
 
@@ -25,19 +25,21 @@ from typing import Any, Final, Protocol
 from jinja2 import Environment, Template, nodes, pass_context
 from jinja2.compiler import Frame
 from jinja2.loaders import BaseLoader
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
+from markupsafe import Markup
 
 from . import quoted
 from .kept import Kept
-from .links import Anchor, as_followed, complete, cut
+from .links import Anchor, as_followed, cut, opaque
 from .sandbox import Metered, Sandbox, TooLong, escaped
 
 __all__ = ["Trail", "Unplanned", "Wire", "following"]
 
 _LINK: Final = "a link"  # names of filters that no template can write
+_LINK_IN_MACRO: Final = "a link in a macro"
 _SPARED: Final = "a spared link"
 _PICTURE: Final = "the picture"
-_OURS = frozenset((_LINK, _SPARED, _PICTURE))
+_OURS = frozenset((_LINK, _LINK_IN_MACRO, _SPARED, _PICTURE))
 _WIDTH: Final = 74  # of a value on a line of its own
 
 # Stand for a child of an output, and for what is put into it.
@@ -56,7 +58,7 @@ _REFUSED: Final = (
     nodes.ScopedEvalContextModifier,
     nodes.EvalContextModifier,
 )
-_REFUSED_WITH_LINKS: Final = (nodes.Macro, nodes.FromImport, nodes.AssignBlock)
+_REFUSED_WITH_LINKS: Final = (nodes.AssignBlock,)
 
 
 class Unplanned(Exception):
@@ -116,14 +118,36 @@ def _wire(value: Any) -> str:
     return _encoded(text if type(text) is str else str(text))
 
 
-def _wire_beside_links(value: Any) -> str:
-    """The same, but for HTML, whose links would pass unseen."""
+class _Known(Markup):
+    """What a macro gave: HTML whose links are tracked."""
+
+
+class _Macro(Macro):
+    def _invoke(self, arguments: list[Any], autoescape: bool) -> str:
+        return _Known(self._func(*arguments))
+
+
+def _seen(value: Any) -> str:
+    """What `{{ value }}` writes where links are tracked: no HTML, whose links would pass unseen."""
     text = escaped(value)
     if type(text) is not str:
         text = str(text)
         if _marks(text):
             raise Unplanned("HTML in a value")
-    return _encoded(text)
+    return text
+
+
+def _known(value: Any) -> str:
+    """What `{{ macro(…) }}` writes where links are tracked."""
+    return str(value) if type(value) is _Known else _seen(value)
+
+
+def _wire_seen(value: Any) -> str:
+    return _encoded(_seen(value))
+
+
+def _wire_known(value: Any) -> str:
+    return _encoded(_known(value))
 
 
 Between = tuple[str, ...]  # what stands between the values of a link's target
@@ -162,10 +186,13 @@ class _Planned(Metered):
         return repr(text if self.buffered else _piece(text))
 
     def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        if self.buffered:
-            super()._output_child_pre(node, frame, finalize)
+        if isinstance(node, nodes.Filter) and node.name in _OURS:
+            self.write("(")
+        elif getattr(self.environment, "links", False):
+            wire = "" if self.buffered else "wire_"
+            self.write(f"{wire}{'known' if _calls(node) else 'seen'}(")
         else:
-            self.write("(" if isinstance(node, nodes.Filter) and node.name in _OURS else "wire(")
+            self.write("escape(" if self.buffered else "wire(")
 
     def visit_Include(self, node: nodes.Include, frame: Frame) -> None:
         if frame.buffer is not None:
@@ -188,7 +215,9 @@ class _Template(Template):
     ) -> Template:
         if "escape" in namespace:
             namespace["escape"] = escaped
-        namespace["wire"] = _wire_beside_links if getattr(environment, "links", False) else _wire
+        namespace.update(wire=_wire, seen=_seen, known=_known, wire_seen=_wire_seen, wire_known=_wire_known)
+        if getattr(environment, "links", False):
+            namespace["Macro"] = _Macro
         return super()._from_namespace(environment, namespace, globals)
 
 
@@ -232,23 +261,29 @@ class Wire(Sandbox):
         if sum(c > "\x7f" for c in written) * 12 > octets:  # at least two octets each: base64 is shorter
             raise Unplanned("base64 is shorter")
         if self.links:
+            in_macro = {id(output) for macro in tree.find_all(nodes.Macro) for output in macro.find_all(nodes.Output)}
             for output in tree.find_all(nodes.Output):
-                output.nodes = self._tracked(output.nodes, output.lineno)
+                output.nodes = self._tracked(output.nodes, output.lineno, id(output) in in_macro)
         return tree
 
-    def _tracked(self, children: list[nodes.Expr], line: int) -> list[nodes.Expr]:
+    def _tracked(self, children: list[nodes.Expr], line: int, in_macro: bool) -> list[nodes.Expr]:
         """The children of an output, with calls where its links lead, and where the picture stands."""
         html = "".join(
             child.data if isinstance(child, nodes.TemplateData) else f"{_CHILD}{i}{_END}"
             for i, child in enumerate(children)
         )
-        if not complete(html):
+        covered = opaque(html)
+        if covered is None:
             raise Unplanned(f"line {line}: a statement within a tag, a comment, or an element whose content is no HTML")
         pieces, found = cut(html)
-        for piece in pieces[1:]:
+        calls = [f"{_CHILD}{i}{_END}" for i, child in enumerate(children) if _calls(child)]
+        for i, piece in enumerate(pieces[1:], 1):
             tag = _tag(piece)
             if _CHILD in (_values("", tag[0]) if tag else piece[:2]):
                 raise Unplanned(f"line {line}: a value in a tag and not in quotation marks")
+            # HTML of a macro counts as HTML only where it is some.
+            if any(call in (piece if i in covered else tag[0] if tag else "") for call in calls):
+                raise Unplanned(f"line {line}: a macro in a tag, a comment, or an element whose content is no HTML")
         added: list[nodes.Expr] = []
 
         def put(filter_: str, *args: nodes.Expr) -> str:
@@ -266,6 +301,8 @@ class Wire(Sandbox):
 
         for i, kind in found:
             if not isinstance(kind, Anchor):
+                if in_macro:
+                    raise Unplanned(f"line {line}: the end of the body in a macro")
                 pieces[i - 1] += put(_PICTURE, nodes.Const(0))
             elif kind.spared:
                 if _CHILD in kind.url:  # and to be written as well: it might say something else the second time
@@ -275,7 +312,7 @@ class Wire(Sandbox):
             else:
                 name = kind.before[:-1]
                 source = pieces[i][len(name) : len(pieces[i]) - len(kind.after)]
-                pieces[i] = f"{name}{put(_LINK, *target(kind.url, source))}{kind.after}"
+                pieces[i] = f"{name}{put(_LINK_IN_MACRO if in_macro else _LINK, *target(kind.url, source))}{kind.after}"
         return list(self._nodes("<".join(pieces), children, added, line))
 
     def _nodes(self, html: str, children: list[nodes.Expr], added: list[nodes.Expr], line: int) -> Iterator[nodes.Expr]:
@@ -294,13 +331,31 @@ class Wire(Sandbox):
             yield data(html[done:])
 
 
+def _calls(node: nodes.Node) -> bool:
+    """Is this `name(…)`, which a macro's call is?"""
+    return isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name)
+
+
+def _leads(target: tuple[Between, Between], values: tuple[Any, ...]) -> str | None:
+    new = None if _current.trail is None else _current.trail.link(_url(target[1], values))
+    return None if new is None else f'="{escape_html(new)}"'
+
+
+def _as_it_was(target: tuple[Between, Between], values: tuple[Any, ...]) -> str:
+    return _woven(target[0], [_seen(value) for value in values])
+
+
 @pass_context  # without which jinja2 would ask at once where it leads
 def _link(_: Context, target: tuple[Between, Between], *values: Any) -> str:
-    source, plain = target
-    new = None if _current.trail is None else _current.trail.link(_url(plain, values))
-    if new is not None:
-        return quoted.piece(f'="{escape_html(new)}"')  # of this message alone, so it is not kept
-    return _encoded(_woven(source, [str(escaped(v)) for v in values]))
+    new = _leads(target, values)
+    # A link is of one message alone, so it is not kept.
+    return _encoded(_as_it_was(target, values)) if new is None else quoted.piece(new)
+
+
+@pass_context
+def _link_in_macro(_: Context, target: tuple[Between, Between], *values: Any) -> str:
+    new = _leads(target, values)
+    return _as_it_was(target, values) if new is None else new
 
 
 @pass_context
@@ -323,4 +378,4 @@ def _picture() -> str:
     return "" if _current.trail is None else _encoded(_current.trail.picture())
 
 
-_FILTERS: Final = {_LINK: _link, _SPARED: _spare, _PICTURE: _body}
+_FILTERS: Final = {_LINK: _link, _LINK_IN_MACRO: _link_in_macro, _SPARED: _spare, _PICTURE: _body}
