@@ -178,8 +178,39 @@ class _Planned(Metered):
 
     def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
         before, self.buffered = self.buffered, frame.buffer is not None
-        super().visit_Output(node, frame)
+        if self.buffered or frame.require_output_check:
+            super().visit_Output(node, frame)
+        else:
+            self._yield(node, frame)
         self.buffered = before
+
+    def _yield(self, node: nodes.Output, frame: Frame) -> None:
+        """An output as one string: each that is yielded by itself goes through every layout."""
+        finalize = self._make_finalize()
+        body: list[list[str] | nodes.Expr] = []
+        for child in node.nodes:
+            try:
+                const = self._output_child_to_const(child, frame, finalize)
+            except Exception:  # it is no constant, or says when it is rendered what is wrong with it
+                body.append(child)
+                continue
+            if body and isinstance(body[-1], list):
+                body[-1].append(const)
+            else:
+                body.append([const])
+        self.writeline('yield "".join((')
+        self.indent()
+        for item in body:
+            if isinstance(item, list):
+                self.writeline(self._output_const_repr(item))
+            else:
+                self.newline(item)
+                self._output_child_pre(item, frame, finalize)
+                self.visit(item, frame)
+                self._output_child_post(item, frame, finalize)
+            self.write(",")
+        self.outdent()
+        self.writeline("))")
 
     def _output_const_repr(self, group: Iterable[Any]) -> str:
         text = "".join(map(str, group))

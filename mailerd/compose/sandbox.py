@@ -141,7 +141,7 @@ def escaped(value: Any) -> str:
     that is joined away at once: six times as fast."""
     if type(value) is str:
         return _escape_inner(value)
-    return escape(value)
+    return str(value) if type(value) is int else escape(value)
 
 
 class _Template(Template):
