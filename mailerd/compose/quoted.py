@@ -32,6 +32,8 @@ def _line(line: str) -> str:
         line = line.replace("=", "=3D")
     if len(line) <= WIDTH:
         return line + "\r\n"
+    if line.find("=", 1) < 0:
+        return "=\r\n".join([line[start : start + WIDTH] for start in range(0, len(line), WIDTH)]) + "\r\n"
     done, start, end = [], 0, len(line)
     while end - start > WIDTH:
         # Never between the characters of a `=3D`.
