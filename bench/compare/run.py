@@ -38,14 +38,17 @@ from mailerd.bench.port import free_port  # noqa: E402
 from mailerd.bench.postgres import Postgres  # noqa: E402
 from mailerd.bench.result import machine  # noqa: E402
 from mailerd.bench.template import write_template  # noqa: E402
+from mailerd.config.dkim import new_key, write_key  # noqa: E402
 
 MESSAGE_SIZE = 5300  # octets of one composed message, for those that are handed finished ones
 CONTENDERS = {
     # name: (messages a round, what it is)
     "mailerd": (60_000, "mailerd, one instance, 20 connections"),
     "mailerd2": (60_000, "mailerd, two instances, 20 connections in all"),
+    "mailerd-dkim": (20_000, "mailerd, one instance, 20 connections, signed (RSA, 2048 bits)"),
     "pgboss": (12_000, "pg-boss 10 + nodemailer, batches of 500 in two loops, 10 pooled connections"),
     "pgboss2": (12_000, "pg-boss 10 + nodemailer, two worker processes"),
+    "pgboss-dkim": (6_000, "pg-boss 10 + nodemailer, signed (RSA, 2048 bits)"),
     "usual": (4_000, "usual Python worker: row at a time, EmailMessage, 10 aiosmtplib connections, uvloop"),
     "usual2": (4_000, "usual Python worker, two processes"),
     "postfix": (4_000, "Postfix 3.7 as relay, fed by smtp-source, 50 connections out, messages finished"),
@@ -72,6 +75,13 @@ class Place:
         self.templates = folder / "receipt"
         write_template(self.templates, 4096)
         self.rounds = 0
+
+    def key(self) -> str:
+        """The file of a key to sign with."""
+        file = self.folder / "dkim.pem"
+        if not file.exists():
+            write_key(file, new_key())
+        return str(file)
 
     @contextlib.contextmanager
     def sink(self) -> Iterator[tuple[int, Path, Child]]:
@@ -109,11 +119,12 @@ class Place:
         return Figure(count / (end - begin), used["sender"], used.get("postgres", 0.0), used["sink"])
 
 
-def run_mailerd(place: Place, count: int, instances: int) -> Figure:
+def run_mailerd(place: Place, count: int, instances: int, *more: str) -> Figure:
     done = subprocess.run(
         mailerd(
             *("bench", "--json", "--messages", str(count), "--database", place.server.url),
             *("--instances", str(instances)),
+            *more,
         ),
         capture_output=True,
         text=True,
@@ -166,14 +177,14 @@ def run_usual(place: Place, count: int, processes: int) -> Figure:
     )
 
 
-def run_pgboss(place: Place, count: int, processes: int) -> Figure:
+def run_pgboss(place: Place, count: int, processes: int, *more: str) -> Figure:
     command = ["node", str(HERE / "pgboss" / "worker.mjs")]
     return run_worker(
         place,
         count,
         processes,
         [*command, "fill", place.server.url, str(count)],
-        lambda port: [*command, "work", place.server.url, str(port), str(place.templates)],
+        lambda port: [*command, "work", place.server.url, str(port), str(place.templates), *more],
     )
 
 
@@ -225,8 +236,10 @@ def run_postfix(place: Place, count: int) -> Figure:
 RUN: dict[str, Callable[[Place, int], Figure]] = {
     "mailerd": lambda place, count: run_mailerd(place, count, 1),
     "mailerd2": lambda place, count: run_mailerd(place, count, 2),
+    "mailerd-dkim": lambda place, count: run_mailerd(place, count, 1, "--dkim"),
     "pgboss": lambda place, count: run_pgboss(place, count, 1),
     "pgboss2": lambda place, count: run_pgboss(place, count, 2),
+    "pgboss-dkim": lambda place, count: run_pgboss(place, count, 1, place.key()),
     "usual": lambda place, count: run_usual(place, count, 1),
     "usual2": lambda place, count: run_usual(place, count, 2),
     "postfix": run_postfix,
@@ -236,10 +249,11 @@ RUN: dict[str, Callable[[Place, int], Figure]] = {
 
 def prepare(names: list[str]) -> list[str]:
     """Installs what is missing; returns who can take part."""
-    if "pgboss" in names and not (HERE / "pgboss" / "node_modules").exists():
+    node = [name for name in names if name.startswith("pgboss")]
+    if node and not (HERE / "pgboss" / "node_modules").exists():
         if shutil.which("npm") is None:
-            print("pgboss: left out (npm is not installed)", file=sys.stderr)
-            names = [name for name in names if name != "pgboss"]
+            print(f"{', '.join(node)}: left out (npm is not installed)", file=sys.stderr)
+            names = [name for name in names if name not in node]
         else:
             checked(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=HERE / "pgboss")
     reason = missing()
@@ -253,16 +267,17 @@ def prepare(names: list[str]) -> list[str]:
 
 
 def table(figures: dict[str, list[Figure]]) -> str:
-    """Markdown, medians over the rounds; ratios are mailerd's rate by the other's."""
-    base = statistics.median(figure.rate for figure in figures["mailerd"]) if "mailerd" in figures else None
+    """Markdown, medians over the rounds; ratios are mailerd's rate by the other's, signed by signed."""
+    rates = {name: statistics.median(figure.rate for figure in rounds) for name, rounds in figures.items()}
     lines = [
         "| sender | messages/s | rounds | mailerd is | CPU a message: sender | Postgres | sink |",
         "|---|---:|---|---:|---:|---:|---:|",
     ]
     for name, all_rounds in figures.items():
-        rate = statistics.median(figure.rate for figure in all_rounds)
+        rate = rates[name]
         rounds = ", ".join(f"{figure.rate:,.0f}" for figure in all_rounds)
-        ratio = "" if base is None or name == "mailerd" else f"{base / rate:.2f} ×"
+        base = "mailerd-dkim" if name.endswith("-dkim") else "mailerd"
+        ratio = f"{rates[base] / rate:.2f} ×" if base in rates and name != base else ""
         sender, postgres, sink = (
             statistics.median(getattr(figure, key) for figure in all_rounds)
             for key in ("sender_us", "postgres_us", "sink_us")
@@ -298,7 +313,7 @@ def main() -> None:
                     count = max(200, int(CONTENDERS[name][0] * options.scale))
                     figure = RUN[name](place, count)
                     figures[name].append(figure)
-                    print(f"round {number}: {name:9} {figure.rate:10,.0f} messages/s", file=sys.stderr, flush=True)
+                    print(f"round {number}: {name:12} {figure.rate:10,.0f} messages/s", file=sys.stderr, flush=True)
             version = (server.bin / "postgres").resolve()
             words = subprocess.run([version, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     facts = machine()

@@ -4,7 +4,7 @@
 // completed in batches; the transport keeps ten connections open. (boss.work() waits up to half a second between
 // batches, which would cost it more.) Templates are JavaScript functions, as fast as templates get.
 //
-//   node worker.mjs fill DATABASE MESSAGES TEMPLATES | node worker.mjs work DATABASE PORT TEMPLATES | node worker.mjs show TEMPLATES
+//   node worker.mjs fill DATABASE MESSAGES TEMPLATES | node worker.mjs work DATABASE PORT TEMPLATES [KEY] | node worker.mjs show TEMPLATES
 
 import { readFileSync } from 'node:fs'
 import nodemailer from 'nodemailer'
@@ -68,7 +68,7 @@ async function fill (boss, messages) {
   }
 }
 
-async function work (boss, port, folder) {
+async function work (boss, port, folder, key) {
   const template = templates(folder)
   const transport = nodemailer.createTransport({
     host: '127.0.0.1',
@@ -78,6 +78,7 @@ async function work (boss, port, folder) {
     pool: true,
     maxConnections: CONNECTIONS,
     maxMessages: Infinity,
+    ...(key && { dkim: { domainName: 'shop.example', keySelector: 'bench', privateKey: readFileSync(key, 'utf8') } }),
   })
   const send = ({ data }) => transport.sendMail({
     from: 'Oak & Wool <orders@shop.example>',
@@ -99,7 +100,7 @@ async function work (boss, port, folder) {
   transport.close()
 }
 
-const [action, first, second, third] = process.argv.slice(2)
+const [action, first, second, third, key] = process.argv.slice(2)
 if (action === 'show') {
   const template = templates(first)
   process.stdout.write(JSON.stringify({
@@ -118,6 +119,6 @@ if (action === 'show') {
   boss.on('error', (error) => { console.error(error); process.exit(1) })
   await boss.start()
   if (action === 'fill') await fill(boss, Number(second))
-  else await work(boss, Number(second), third)
+  else await work(boss, Number(second), third, key)
   await boss.stop({ graceful: false, wait: true })
 }
