@@ -29,8 +29,8 @@ from jinja2.runtime import Context, Macro
 from markupsafe import Markup
 
 from . import quoted
+from .anchors import Anchor, as_followed, cut, opaque
 from .kept import Kept
-from .links import Anchor, as_followed, cut, opaque
 from .sandbox import Metered, Sandbox, TooLong, escaped
 
 __all__ = ["Trail", "Unplanned", "Wire", "following"]

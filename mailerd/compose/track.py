@@ -1,6 +1,6 @@
 """Tracked messages: links that lead through us, a picture that tells of an opening, UTM parameters.
 
-What is not a link's target leaves as it came, octet for octet (`compose.links` reads the HTML). `href` of `<a>` and `<area>` is
+What is not a link's target leaves as it came, octet for octet (`compose.anchors` reads the HTML). `href` of `<a>` and `<area>` is
 rewritten where it is an http or https URL, and so are such URLs in the text part. Left alone: links marked
 `data-no-track` and `data-unsubscribe` (in the text part too, if the HTML marks the same URL), whatever
 leads to our own unsubscribe and click addresses, all other schemes, anchors, relative links, URLs beyond `URL_LIMIT`, and
@@ -27,7 +27,7 @@ from mailerd.config.model import Config
 from mailerd.config.tracking import missing
 from mailerd.message import Failure
 
-from .links import Anchor, cut
+from .anchors import Anchor, cut
 from .tokens import Tokens
 
 __all__ = ["Tracker", "Trail", "pairs", "trackers", "with_parameters"]

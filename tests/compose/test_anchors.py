@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailerd.compose import links
-from mailerd.compose.links import Anchor, Mark, cut
+from mailerd.compose import anchors
+from mailerd.compose.anchors import Anchor, Mark, cut
 
 _PARTS = [
     '<a href="https://a.example/?x=1&amp;y">', "<a href=x>", "<A HREF='y'", " data-no-track>", '<area alt="<a href=z>" href=b>',
@@ -17,7 +17,7 @@ _PARTS = [
 _HTML = st.lists(st.sampled_from(_PARTS), max_size=25).map("".join)
 
 
-def _links(read: tuple[list[str], links.Found]) -> list[tuple[int, str, bool]]:
+def _links(read: tuple[list[str], anchors.Found]) -> list[tuple[int, str, bool]]:
     """Of each link and end of the body: where it stands, its target, whether it is spared."""
     pieces, found = read
     at, places = 0, []
@@ -32,7 +32,7 @@ def _links(read: tuple[list[str], links.Found]) -> list[tuple[int, str, bool]]:
 @example("<title><a href=b></title ><a href=c>")
 @settings(max_examples=500, deadline=None)
 def test_pieces_and_one_pass_find_the_same(html: str) -> None:
-    whole = links._scan(html)
+    whole = anchors._scan(html)
     for _ in range(3):  # never seen, seen once, kept
         read = cut(html)
         assert "<".join(read[0]) == html
@@ -44,7 +44,7 @@ def test_pieces_and_one_pass_find_the_same(html: str) -> None:
 @settings(max_examples=300, deadline=None)
 def test_another_target_stands_where_the_old_one_stood(html: str, new: str) -> None:
     changed = []
-    for pieces, found in (cut(html), links._scan(html)):
+    for pieces, found in (cut(html), anchors._scan(html)):
         for i, kind in found:
             if isinstance(kind, Anchor):
                 pieces[i] = kind.before if kind.spared else f'{kind.before}"{new.count("x")}"{kind.after}'
@@ -65,5 +65,5 @@ def test_another_target_stands_where_the_old_one_stood(html: str, new: str) -> N
         ("<a href=b", []),
     ],
 )  # fmt: skip
-def test_what_is_found(html: str, found: links.Found) -> None:
+def test_what_is_found(html: str, found: anchors.Found) -> None:
     assert cut(html)[1] == found
