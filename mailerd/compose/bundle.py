@@ -27,7 +27,7 @@ _KEPT: Final = 2000  # versions in memory; pinned ones beyond that are loaded ag
 
 
 class Edition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A version in one language: sources ready to compile. `amp` is kept for the writer of that part."""
+    """A version in one language: sources ready to compile. `amp` is sent beside an HTML only."""
 
     subject: str | None = None
     html: str | None = None
