@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -58,10 +59,12 @@ _inliner = css_inline.CSSInliner(keep_at_rules=True, load_remote_stylesheets=Fal
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """meta.toml. `sample`: params for previews and checks; `marketing`: must carry an unsubscribe link."""
+    """meta.toml. `sample`: params for previews and checks; `marketing`: must carry an unsubscribe link; `streams`: those
+    whose mail it is, by whose rules it is judged, too."""
 
     description: str = ""
     marketing: bool = False
+    streams: tuple[str, ...] = ()
     sample: dict[str, Any] = {}
 
 
@@ -79,6 +82,13 @@ class Pressed(msgspec.Struct, frozen=True):
         return sha256(msgspec.json.encode([self.version, self.files], order="sorted")).hexdigest()
 
 
+class _Terms(msgspec.Struct, frozen=True):
+    """What the streams ask for: `marketing` is the name of one that is."""
+
+    marketing: str
+    one_click: bool
+
+
 def templates_in(root: Path) -> list[str]:
     """The names of the templates under `root`: folders with a body, that are no language of another one."""
     found = {p.parent for body in _BODIES for p in root.rglob(body)}
@@ -86,9 +96,10 @@ def templates_in(root: Path) -> list[str]:
     return sorted(n for f in names if f != root and _name(n := f.relative_to(root).as_posix()))
 
 
-def press(root: Path, name: str, stream: Stream | None = None) -> Pressed:
-    """What the folder comes to, judged as mail of `stream` if one is given. Raises `Failure` where there is nothing to
-    judge: no such folder, a meta.toml or schema.json that cannot be read."""
+def press(root: Path, name: str, streams: Mapping[str, Stream] | None = None, also: Collection[str] = ()) -> Pressed:
+    """What the folder comes to, judged as mail of the streams that meta.toml names, and of those in `also`. `streams` are
+    the configured ones; None: it is not known. Raises `Failure` where there is nothing to judge: no such folder, a
+    meta.toml or schema.json that cannot be read."""
     home = root / name
     if not _name(name) or not home.is_dir():
         raise Failure(f"template {name[:80]!a}: no folder {home}", "template")
@@ -111,6 +122,12 @@ def press(root: Path, name: str, stream: Stream | None = None) -> Pressed:
     meta, schema = _meta(home, name, read), _schema(home, name, read)
     languages = {d.name.lower().replace("_", "-"): d for d in sorted(home.iterdir()) if d.is_dir() and _locale(d.name)}
     editions: dict[str, Edition] = {}
+    wanted = sorted({*meta.streams, *also}) if streams is not None else []
+    found = [streams[s] for s in wanted if streams is not None and s in streams]
+    if unknown := [s for s in wanted if streams is None or s not in streams]:
+        problems.append(Problem(f"{name}/meta.toml: streams: {', '.join(unknown)}: not in the configuration"))
+    # Only a stream with one-click brings the link to unsubscribe.
+    terms = _Terms(next((s.name for s in found if s.marketing), ""), all(s.one_click for s in found))
     for tag in ("", *languages):
         prefixes = [languages[t] for t in _wider(tag) if t in languages]
         try:
@@ -119,13 +136,13 @@ def press(root: Path, name: str, stream: Stream | None = None) -> Pressed:
             problems.append(Problem(failure.reason))
             continue
         why = "meta.toml says marketing" if meta.marketing else ""
-        if stream is not None and stream.marketing:
-            why = f"stream {stream.name} is for marketing"
+        if terms.marketing:
+            why = f"stream {terms.marketing} is for marketing"
         problems += judge(f"{name}/{tag}" if tag else name, editions[tag], why)
-        problems += _undefined(name, editions[tag], schema, stream is None or stream.one_click)
+        problems += _undefined(name, editions[tag], schema, terms.one_click)
     version = Version(name, 0, editions, schema)
     if not any(not problem.warning for problem in problems):
-        problems += _tried(version, meta, stream is None or stream.one_click)
+        problems += _tried(version, meta, terms.one_click)
     return Pressed(version, meta, files, list(dict.fromkeys(problems)))
 
 
