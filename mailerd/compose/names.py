@@ -304,8 +304,8 @@ class _Walk:
             return ANY
         if isinstance(called, nodes.Getattr):
             of = self.value(called.node, scope)
-            if called.attr in ("items", "values") and not of.below(called.attr).shape.views:
-                return Shape(pair=(ANY, of.value())) if called.attr == "items" else ANY
+            if called.attr == "items" and not of.lists("items"):
+                return Shape(pair=(ANY, of.value()))
             if not hasattr(dict, called.attr):
                 self._below(called, of, called.attr, scope, asked=False)
             return ANY

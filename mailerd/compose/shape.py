@@ -19,7 +19,6 @@ import msgspec
 
 __all__ = ["ANY", "Found", "Shape", "root"]
 
-_DEPTH: Final = 40  # of $ref, allOf, anyOf in each other
 _VIEWS: Final = 32  # alternatives of one place that are looked at
 _METHODS: Final = {"string": str, "array": list, "object": dict, "integer": int, "number": float, "boolean": bool}
 _OPEN: Final = msgspec.UNSET  # additionalProperties is not there
@@ -60,12 +59,20 @@ class Found(msgspec.Struct, frozen=True):
     closed: bool = False
 
 
+class _Document:
+    """The whole schema, and what has been made of its parts: each is read once, so that those that go round end."""
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+        self.views: dict[int, list[_View]] = {}
+
+
 class Shape(msgspec.Struct, frozen=True):
     """A place. `path` is how people call it (`items[].price`), `pair` the two of a dictionary's item."""
 
     views: tuple[_View, ...] = ()
     path: str = ""
-    schema: dict[str, Any] = {}  # the whole document, for $ref
+    document: _Document | None = None
     pair: tuple[Shape, Shape] | None = None
 
     def below(self, name: str) -> Found:
@@ -80,7 +87,7 @@ class Shape(msgspec.Struct, frozen=True):
             return Found(Shape(path=path), declared=False, sure=False, closed=closed)
         views = () if any(not one.shape.views for one in known) else tuple(v for one in known for v in one.shape.views)
         sure = len(known) == len(found) and all(one.sure for one in known)
-        return Found(Shape(views[:_VIEWS], path, self.schema), sure=sure)
+        return Found(Shape(views[:_VIEWS], path, self.document), sure=sure)
 
     def element(self) -> Shape:
         """What iterating over it, or an index, finds."""
@@ -94,8 +101,8 @@ class Shape(msgspec.Struct, frozen=True):
             if not view.items:
                 return Shape(path=path)
             for items in view.items:
-                views += _views(self.schema, items, 0)
-        return Shape(tuple(views[:_VIEWS]), path, self.schema)
+                views += _views(self.document, items)
+        return Shape(tuple(views[:_VIEWS]), path, self.document)
 
     def value(self) -> Shape:
         """Any of an object's values."""
@@ -107,8 +114,12 @@ class Shape(msgspec.Struct, frozen=True):
             schemas = [*_flat(view.properties), *_flat(view.patterns)]
             schemas += [view.additional] if isinstance(view.additional, dict) else []
             for schema in schemas:
-                views += _views(self.schema, schema, 0)
-        return Shape(tuple(views[:_VIEWS]), path, self.schema)
+                views += _views(self.document, schema)
+        return Shape(tuple(views[:_VIEWS]), path, self.document)
+
+    def lists(self, name: str) -> bool:
+        """Does the schema name it itself, and not by a pattern or as one of any names?"""
+        return any(name in view.properties for view in self.views)
 
     def _one(self, view: _View, name: str) -> Found | None:
         """None: it is not known what that name is."""
@@ -120,11 +131,10 @@ class Shape(msgspec.Struct, frozen=True):
         if not schemas and isinstance(view.additional, dict) and view.additional:
             schemas = [view.additional]
         if schemas:
-            view_ = _View()
-            views: list[_View] = [view_]
+            views = [_View()]
             for schema in schemas:
-                views = [a.joined(b) for a in views for b in _views(self.schema, schema, 0)][:_VIEWS]
-            return Found(Shape(tuple(views), schema=self.schema), sure=name in view.required)
+                views = [a.joined(b) for a in views for b in _views(self.document, schema)][:_VIEWS]
+            return Found(Shape(tuple(views), document=self.document), sure=name in view.required)
         if view.additional is True or view.additional == {} or hasattr(dict, name):
             return None
         if not view.properties and not view.patterns and not view.closed:
@@ -137,32 +147,38 @@ ANY: Final = Shape()
 
 def root(schema: dict[str, Any]) -> Shape:
     """The params themselves: an object, whose names are those that the schema lists."""
-    views = [view.joined(_View(frozenset(("object",)))) for view in _views(schema, schema, 0)]
-    return Shape(tuple(views[:_VIEWS]), schema=schema)
+    document = _Document(schema)
+    views = [view.joined(_View(frozenset(("object",)))) for view in _views(document, schema)]
+    return Shape(tuple(views[:_VIEWS]), document=document)
 
 
-def _views(whole: dict[str, Any], schema: Any, depth: int) -> list[_View]:
+def _views(document: _Document | None, schema: Any) -> list[_View]:
     """The alternatives of a schema; one that says nothing where it cannot be followed."""
-    if not isinstance(schema, dict) or depth > _DEPTH:
+    if document is None or not isinstance(schema, dict):
         return [_View()]
+    known = document.views.get(id(schema))
+    if known is not None:
+        return known
+    document.views[id(schema)] = [_View()]  # to whom it is part of itself
     views = [_own(schema)]
 
     def both(others: Iterable[_View]) -> list[_View]:
-        found = list(others)
+        found = list(others)[:_VIEWS]
         return [a.joined(b) for a in views for b in found][:_VIEWS]
 
     if isinstance(reference := schema.get("$ref"), str):
-        views = both(_views(whole, _referred(whole, reference), depth + 1))
+        views = both(_views(document, _referred(document.whole, reference)))
     for part in _list(schema.get("allOf")):
-        views = both(_views(whole, part, depth + 1))
+        views = both(_views(document, part))
     for word in ("anyOf", "oneOf"):
         if parts := _list(schema.get(word)):
-            views = both(view for part in parts for view in _views(whole, part, depth + 1))
+            views = both(view for part in parts for view in _views(document, part))
     conditional = [schema[word] for word in ("then", "else") if word in schema]
     dependent = schema.get("dependentSchemas")
     conditional += list(dependent.values()) if isinstance(dependent, dict) else []
     for part in conditional:  # they may hold, so what they name may be there
-        views = both(_View(properties=v.properties, patterns=v.patterns) for v in _views(whole, part, depth + 1))
+        views = both(_View(properties=v.properties, patterns=v.patterns) for v in _views(document, part))
+    document.views[id(schema)] = views
     return views
 
 
@@ -226,7 +242,13 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _merged(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {name: one.get(name, []) + other.get(name, []) for name in {**one, **other}}
+    if not one or not other:
+        return one or other
+    merged = {name: list(parts) for name, parts in one.items()}
+    for name, parts in other.items():
+        there = merged.setdefault(name, [])
+        there += [part for part in parts if not any(part is known for known in there)]
+    return merged
 
 
 def _flat(named: dict[str, list[Any]]) -> list[Any]:
