@@ -207,6 +207,7 @@ class Templates:
         environment = {"subject": self._subject, "text_body": self._text, "html_body": self._html}[column]
         if len(source) > SOURCE_LIMIT:
             raise Failure(f"{column}: a template of {len(source)} characters, at most {SOURCE_LIMIT}", "template")
+        start_meter()  # constants are worked out when it is compiled
         try:
             tokens = (kind for _, kind, _ in environment.lex(source) if kind != "data")
             if next(islice(tokens, TOKEN_LIMIT, None), None) is not None:
@@ -223,6 +224,7 @@ class Templates:
         def compiled(environment: Sandbox, part: str, source: str | None) -> _Compiled | None:
             if source is None:
                 return None
+            start_meter()
             try:
                 return _compiled(where + part, environment, environment.from_string(source))
             except Exception as e:
@@ -262,6 +264,7 @@ class Templates:
     def _get(self, environment: Sandbox, path: Path) -> _Compiled:
         assert self._folder is not None
         name = path.relative_to(self._folder).as_posix()
+        start_meter()
         try:
             template = environment.get_template(name)
         except Exception as e:
