@@ -129,7 +129,8 @@ def weigh(value: Any) -> int:
                 stack += one
         elif isinstance(one, str | bytes):  # Markup
             chars += len(one)
-        elif isinstance(one, Namespace):
+        elif isinstance(one, Namespace):  # it may hold itself
+            nodes += 64
             stack.append(one._Namespace__attrs)
         if nodes > NODES:
             raise TooMuch(f"a value of more than {NODES} elements, with those inside them")

@@ -37,7 +37,7 @@ __all__ = ["Sandbox", "TooMuch", "start_meter"]
 
 RANGE_LIMIT = 10_000
 BITS_LIMIT = 4096  # of an integer
-SPLIT_LIMIT = 1_048_576  # characters of a text that is cut into a list
+SPLIT_LIMIT = 1_048_576  # characters of a text that is cut into a list, or of a format
 _CODECS: Final = ("utf-8", "utf8", "ascii", "latin-1", "latin1")
 
 
@@ -280,6 +280,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @wraps(wrapped)
         def measured(*args: Any, **kwargs: Any) -> str:
             form = value.__self__
+            if len(form) > SPLIT_LIMIT:
+                raise TooMuch(f"a format of {len(form)} characters, at most {SPLIT_LIMIT} are allowed")
             if _wide_field(form):
                 raise TooMuch("a format with a field of 1000 characters or more, or of a width given elsewhere")
             fields = form.count("{") + 1
