@@ -6,12 +6,13 @@ by `push --percent`, `share` and `rollback`; instances follow within two seconds
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +24,10 @@ from mailerd.config.model import Stream
 from mailerd.message import Failure
 from mailerd.store import templates as store
 from mailerd.store.database import Session
+
+if TYPE_CHECKING:
+    from mailerd.compose.judge import Problem
+    from mailerd.compose.press import Pressed
 
 __all__ = ["template"]
 
@@ -54,6 +59,7 @@ def init(folder: Path) -> None:
 )
 @click.option("--variant", default="", help="What events call it, such as b.")
 @click.option("--stream", "stream_name", help="Judge them as mail of this stream, too: is it marketing?")
+@click.option("--links", is_flag=True, help="Ask after the web links of the rendered samples, too.")
 @click.option("--check", "only_check", is_flag=True, help="Report faults, store nothing.")
 @json_option
 @click.pass_context
@@ -64,6 +70,7 @@ def push(
     percent: float,
     variant: str,
     stream_name: str | None,
+    links: bool,
     only_check: bool,
     as_json: bool,
 ) -> None:
@@ -81,6 +88,8 @@ def push(
     if not pressed:
         raise Fatal(f"{root}: no templates in it")
     problems = [problem for one in pressed for problem in one.problems]
+    if links:
+        problems += _asked(ctx, pressed)
     for problem in problems:
         if problem.warning:
             click.echo(f"warning: {problem.text}", err=True)
@@ -293,6 +302,37 @@ def _streams(ctx: click.Context, named: str | None) -> dict[str, Stream]:
     if named is not None and named not in streams:
         raise Fatal(f"no stream {named[:80]!a} is configured (there are: {', '.join(streams)})", Exit.USAGE)
     return streams
+
+
+def _asked(ctx: click.Context, pressed: Sequence[Pressed]) -> list[Problem]:
+    """What is wrong with the places that links lead to."""
+    from mailerd.cli.linkcheck import ask
+    from mailerd.compose.judge import Problem
+    from mailerd.compose.links import find, origin, reserved
+    from mailerd.compose.template import LINK
+    from mailerd.compose.trial import PLACEHOLDER, rendered
+
+    base = load_config(ctx).config.public.base_url
+    ours = [f"{base}/{path}/" for path in "uco"] if base else []
+    places: dict[str, str] = {}
+    for one in pressed:
+        spare = [PLACEHOLDER, str(one.meta.sample.get(LINK) or ""), *ours]
+        for tag in one.version.editions:
+            try:
+                content = rendered(one.version, tag, one.meta.sample, one_click=True)
+            except Failure:
+                continue  # it has been said
+            for link in find(content, spare):
+                places.setdefault(link.url, f"{one.version.name}: {origin(link, one.files)}")
+    wanted = [url for url in places if not reserved(url)]
+    answers = asyncio.run(ask(wanted))
+    left = f", {len(places) - len(wanted)} lead to names for examples" if len(places) > len(wanted) else ""
+    click.echo(f"{len(wanted)} links asked after{left}", err=True)
+    return [
+        Problem(f"{places[url]}: {url[:200]}: {answer.text}", warning=not answer.broken)
+        for url, answer in answers.items()
+        if answer.text
+    ]
 
 
 def _label(variant: str) -> None:
