@@ -26,8 +26,8 @@ __all__ = ["CLIP", "Problem", "clipped", "judge", "measure"]
 CLIP: Final = 102 * 1024  # octets of HTML beyond which Gmail hides the rest
 NEAR: Final = 80 * 1024
 _good_link = re.compile(r"(?:https?://[^\s/]+|mailto:\S+@|tel:|cid:|#\S|\{[{%])").match
-_unsubscribe = re.compile(r"unsubscri|preferences|opt-?out", re.IGNORECASE).search
-_shown = re.compile(r"\{\{(?:(?!\}\}).)*?(?:unsubscri|preferences|opt-?out)", re.IGNORECASE | re.DOTALL).search
+_unsubscribe = re.compile(r"unsubscri|preferences|opt[- ]?out", re.IGNORECASE).search
+_shown = re.compile(r"\{\{(?:(?!\}\}).)*?(?:unsubscri|preferences|opt[- ]?out)", re.IGNORECASE | re.DOTALL).search
 _reachable = re.compile(r"https?://|mailto:|\{\{").search
 
 
