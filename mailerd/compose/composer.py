@@ -117,9 +117,8 @@ class Composer:
         self._keys = Keyring(every, rewritten)
         self._must_sign = {s.name for s in config.stream if s.require_dkim}
         self._trackers = trackers(config)
-        self.clipped: dict[
-            tuple[str, ...], float
-        ] = {}  # (stream, template) → messages too long for Gmail to show whole
+        # (stream, template) → messages whose HTML Gmail does not show to its end
+        self.clipped: dict[tuple[str, ...], float] = {}
         self._mailbox = lru_cache(4096)(self._resolve_mailbox)
 
     def compose(self, job: Job) -> Outgoing:
@@ -224,7 +223,7 @@ class Composer:
             text = html_to_text(html)
         if html is not None and clipped(html):
             key = (job.stream, job.template or "")
-            if key in self.clipped or len(self.clipped) < SERIES:  # threads may lose one; it is a sign, not an account
+            if key in self.clipped or len(self.clipped) < SERIES:  # threads may lose one: it is a sign, not an account
                 self.clipped[key] = self.clipped.get(key, 0) + 1
         octets = "".join(lines).encode() + mime.entity(unique, text, html, parts, content.amp)
         self._check_size(len(octets))

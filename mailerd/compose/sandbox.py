@@ -38,6 +38,7 @@ __all__ = ["Sandbox", "TooMuch", "start_meter"]
 RANGE_LIMIT = 10_000
 BITS_LIMIT = 4096  # of an integer
 SPLIT_LIMIT = 1_048_576  # characters of a text that is cut into a list, or of a format
+_DICT: Final = frozenset(name for name in dir(dict) if not name.startswith("_"))
 _CODECS: Final = ("utf-8", "utf8", "ascii", "latin-1", "latin1")
 
 
@@ -65,6 +66,7 @@ class _Metered(CodeGenerator):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tolls: list[Any] = []
+        self.called: list[nodes.Node] = []  # what calls are of
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         if any(nodes is body for body in self.tolls):
@@ -83,6 +85,19 @@ class _Metered(CodeGenerator):
         self.tolls.append(node.body)
         self.tolls += [block.body for block in node.find_all(nodes.Block)]
         super().visit_Template(node, frame)
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        self.called.append(node.node)
+        super().visit_Call(node, frame, forward_caller=forward_caller)
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
+        # `order.items` means the key, and nothing if that is missing; only `order.items()` may be the method.
+        if node.attr not in _DICT or any(node is called for called in self.called):
+            super().visit_Getattr(node, frame)
+            return
+        self.write("environment.key(")
+        self.visit(node.node, frame)
+        self.write(f", {node.attr!r})")
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         self.write("(")
@@ -220,13 +235,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(done)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        # `order.items` means the key of the JSON object, not Python's method of that name.
+        # `order.items()` means the key of the JSON object, if there is one, not Python's method of that name.
         if type(obj) is dict and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
 
+    def key(self, obj: Any, name: str) -> Any:
+        """`obj.name` that is not called."""
+        return self.getitem(obj, name) if type(obj) is dict else self.getattr(obj, name)
+
     def getitem(self, obj: Any, argument: Any) -> Any:
-        # `order['items']` never means the method: a key that is missing is undefined, whatever it is called.
+        # A key that is missing is undefined, whatever methods a dictionary has.
         if type(obj) is dict and isinstance(argument, str):
             return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
         if type(argument) is tuple:

@@ -135,7 +135,7 @@ class Shape(msgspec.Struct, frozen=True):
             for schema in schemas:
                 views = [a.joined(b) for a in views for b in _views(self.document, schema)][:_VIEWS]
             return Found(Shape(tuple(views), document=self.document), sure=name in view.required)
-        if view.additional is True or view.additional == {} or hasattr(dict, name):
+        if view.additional is True or view.additional == {}:
             return None
         if not view.properties and not view.patterns and not view.closed:
             return None

@@ -107,11 +107,14 @@ GOOD = [
     "{% if undeclared is defined %}{{ undeclared }}{% endif %}{{ undeclared|default('x') }}",
     "{% if 'a' in free %}{{ free.a }}{% endif %}{% raw %}{{ nothing.here }}{% endraw %}",
     "{{ note is none }} {{ note is string and note }}",
+    "{% for i in items %}{% if i.items is defined %}{% for j in i.items %}{{ j.name }}{% endfor %}{% endif %}{% endfor %}",
+    "{{ map.values()|list|length }} {{ map.items()|list|length }} {{ user.keys()|list }} {{ user.get('nick', '') }}",
     "{{ pattern.x_1.name|default('') if pattern.x_1 is defined }}",
 ]
 BAD = [
     ("{{ nmae }}", ["nmae"]),
     ("{{ nmae.a.b }}", ["nmae"]),
+    ("{{ user.values }} {{ user['items'] }}", ["user.values", "user.items"]),
     ("{{ user.nmae }} {{ user['nmae'] }}", ["user.nmae"]),
     ("{{ user.name.first }}", ["user.name.first"]),
     ("{% for item in items %}{{ item.pirce }}{% endfor %}", ["items[].pirce"]),
@@ -149,6 +152,7 @@ OPTIONAL = [
         ["note"],
     ),  # asking for its truth is not asking whether it is there: rendering is strict
     ("{{ user.nick }}", ["user.nick"]),
+    ("{% for i in items %}{{ i.items }}{% endfor %}", ["items[].items"]),
     ("{% for i in items %}{{ i.note }}{% endfor %}", ["items[].note"]),
     ("{% if note is defined %}{% endif %}{{ note }}", ["note"]),
     ("{% if note is defined or user.name %}{{ note }}{% endif %}", ["note"]),
