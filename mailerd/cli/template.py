@@ -6,13 +6,13 @@ by `push --percent`, `share` and `rollback`; instances follow within two seconds
 
 from __future__ import annotations
 
+import asyncio
 import difflib
-import html as markup
 import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,9 +20,14 @@ from mailerd.cli.database import actor, with_database
 from mailerd.cli.output import Exit, Fatal, json_option, load_config, print_json
 from mailerd.cli.records import print_records
 from mailerd.compose.bundle import Share
+from mailerd.config.model import Stream
 from mailerd.message import Failure
 from mailerd.store import templates as store
 from mailerd.store.database import Session
+
+if TYPE_CHECKING:
+    from mailerd.compose.judge import Problem
+    from mailerd.compose.press import Pressed
 
 __all__ = ["template"]
 
@@ -53,6 +58,8 @@ def init(folder: Path) -> None:
     "--percent", type=click.FloatRange(0, 100), default=100.0, help="Of the recipients; the others keep theirs."
 )
 @click.option("--variant", default="", help="What events call it, such as b.")
+@click.option("--stream", "stream_name", help="Judge them as mail of this stream, too: is it marketing?")
+@click.option("--links", is_flag=True, help="Ask after the web links of the rendered samples, too.")
 @click.option("--check", "only_check", is_flag=True, help="Report faults, store nothing.")
 @json_option
 @click.pass_context
@@ -62,6 +69,8 @@ def push(
     root: Path | None,
     percent: float,
     variant: str,
+    stream_name: str | None,
+    links: bool,
     only_check: bool,
     as_json: bool,
 ) -> None:
@@ -71,12 +80,16 @@ def push(
     root = _root(ctx, root)
     _label(variant)
     try:
-        pressed = [press(root, name) for name in names or templates_in(root)]
+        streams = _streams(ctx, stream_name)
+        also = [stream_name] if stream_name else []
+        pressed = [press(root, name, streams, also) for name in names or templates_in(root)]
     except Failure as failure:
         raise Fatal(failure.reason) from None
     if not pressed:
         raise Fatal(f"{root}: no templates in it")
     problems = [problem for one in pressed for problem in one.problems]
+    if links:
+        problems += _asked(ctx, pressed)
     for problem in problems:
         if problem.warning:
             click.echo(f"warning: {problem.text}", err=True)
@@ -230,62 +243,48 @@ def share(ctx: click.Context, name: str, shares: Sequence[str]) -> None:
 @_folder
 @click.option("--params", help="JSON; default: `sample` of meta.toml.")
 @click.option("--locale", help="Language, such as pt-BR.")
+@click.option("--stream", "stream_name", help="As mail of this stream. Default: the first that fits meta.toml.")
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), default=Path("preview"), show_default=True)
 @click.option("--open", "browse", is_flag=True, help="Open the page in a browser.")
 @click.pass_context
 def preview(
-    ctx: click.Context, name: str, root: Path | None, params: str | None, locale: str | None, to: Path, browse: bool
+    ctx: click.Context,
+    name: str,
+    root: Path | None,
+    params: str | None,
+    locale: str | None,
+    stream_name: str | None,
+    to: Path,
+    browse: bool,
 ) -> None:
-    """Render a template of the folder into files, and a page that shows them side by side."""
-    from mailerd.compose.bundle import Library
+    """Compose a template of the folder into files, and a page that shows header, HTML and text side by side."""
+    from mailerd.cli.preview import compose, page, write
     from mailerd.compose.press import press
-    from mailerd.compose.template import Templates, decode_params
-    from mailerd.compose.text import html_to_text
+    from mailerd.compose.template import LINK, decode_params
 
+    root = _root(ctx, root)
+    config = load_config(ctx).config
+    streams = _streams(ctx, stream_name)
     try:
-        pressed = press(_root(ctx, root), name)
+        pressed = press(root, name, streams, [stream_name] if stream_name else [])
         for problem in pressed.problems:
             click.echo(f"{'warning' if problem.warning else 'fault'}: {problem.text}", err=True)
-        library = Library()
-        library.put([pressed.version], {name: (Share(0, 100.0),)})
-        given = decode_params(params) if params is not None else pressed.meta.sample
-        rendered = Templates(None, 10_000_000, library).stored(name, locale, given, None, "")
+        if "" not in pressed.version.editions:
+            raise Fatal(f"{name}: nothing can be rendered")
+        named = next((s for s in ([stream_name] if stream_name else pressed.meta.streams) if s in streams), None)
+        fitting = [s for s in config.stream if s.marketing == pressed.meta.marketing]
+        stream = streams[named] if named else (fitting or config.stream)[0]
+        given = decode_params(params) if params is not None else dict(pressed.meta.sample)
+        if params is None and stream.one_click:
+            given.pop(LINK, None)  # a sample's own is for streams that bring none
+        shown = compose(config, stream, pressed.version, given, locale)
     except Failure as failure:
         raise Fatal(failure.reason) from None
-    except KeyError:
-        raise Fatal(f"{name}: nothing can be rendered") from None
-    assert rendered is not None
-    content = rendered[0]
-    text = content.text if content.text is not None else html_to_text(content.html or "")
-    base = to / name.replace("/", "-")
-    to.mkdir(parents=True, exist_ok=True)
-    page = _PAGE.format(
-        name=markup.escape(name),
-        subject=markup.escape(content.subject or ""),
-        html=markup.escape(content.html or "", quote=True),
-        text=markup.escape(text),
-        octets=len((content.html or "").encode()),
-    )
-    for suffix, written in (
-        (".html", content.html or ""),
-        (".txt", text),
-        (".subject.txt", content.subject or ""),
-        (".preview.html", page),
-    ):
-        Path(f"{base}{suffix}").write_text(written, "utf-8")
-    click.echo(f"{base}.preview.html")
+    drawn = page(name, stream, shown, [(p.text, p.warning) for p in pressed.problems])
+    written = write(to / name.replace("/", "-"), shown, drawn)
+    click.echo(str(written))
     if browse:
-        click.launch(f"{base}.preview.html")
-
-
-_PAGE = """<!doctype html><meta charset="utf-8"><title>{name}</title><meta name="color-scheme" content="light dark">
-<style>body{{font:14px system-ui;margin:24px}}main{{display:flex;gap:24px;align-items:flex-start;flex-wrap:wrap}}
-iframe{{border:1px solid #8886;height:900px}}pre{{width:520px;white-space:pre-wrap;border:1px solid #8886;padding:16px;margin:0}}</style>
-<h1>{name}</h1><p>Subject: <b>{subject}</b> · {octets} octets of HTML</p><main>
-<figure><figcaption>Desktop</figcaption><iframe sandbox width="800" srcdoc="{html}"></iframe></figure>
-<figure><figcaption>Phone</figcaption><iframe sandbox width="360" srcdoc="{html}"></iframe></figure>
-<figure><figcaption>Text</figcaption><pre>{text}</pre></figure></main>
-"""
+        click.launch(str(written))
 
 
 def _root(ctx: click.Context, given: Path | None) -> Path:
@@ -295,6 +294,45 @@ def _root(ctx: click.Context, given: Path | None) -> Path:
     if configured is None:
         raise Fatal("templates.path is not configured: say --from FOLDER", Exit.CONFIG)
     return Path(configured)
+
+
+def _streams(ctx: click.Context, named: str | None) -> dict[str, Stream]:
+    """The configured streams. Raises `Fatal` if the one that was named is none of them."""
+    streams = {stream.name: stream for stream in load_config(ctx).config.stream}
+    if named is not None and named not in streams:
+        raise Fatal(f"no stream {named[:80]!a} is configured (there are: {', '.join(streams)})", Exit.USAGE)
+    return streams
+
+
+def _asked(ctx: click.Context, pressed: Sequence[Pressed]) -> list[Problem]:
+    """What is wrong with the places that links lead to."""
+    from mailerd.cli.linkcheck import ask
+    from mailerd.compose.judge import Problem
+    from mailerd.compose.links import find, origin, reserved
+    from mailerd.compose.template import LINK
+    from mailerd.compose.trial import PLACEHOLDER, rendered
+
+    base = load_config(ctx).config.public.base_url
+    ours = [f"{base}/{path}/" for path in "uco"] if base else []
+    places: dict[str, str] = {}
+    for one in pressed:
+        spare = [PLACEHOLDER, str(one.meta.sample.get(LINK) or ""), *ours]
+        for tag in one.version.editions:
+            try:
+                content = rendered(one.version, tag, one.meta.sample, one_click=True)
+            except Failure:
+                continue  # it has been said
+            for link in find(content, spare):
+                places.setdefault(link.url, f"{one.version.name}: {origin(link, one.files)}")
+    wanted = [url for url in places if not reserved(url)]
+    answers = asyncio.run(ask(wanted))
+    left = f", {len(places) - len(wanted)} lead to names for examples" if len(places) > len(wanted) else ""
+    click.echo(f"{len(wanted)} links asked after{left}", err=True)
+    return [
+        Problem(f"{places[url]}: {url[:200]}: {answer.text}", warning=not answer.broken)
+        for url, answer in answers.items()
+        if answer.text
+    ]
 
 
 def _label(variant: str) -> None:

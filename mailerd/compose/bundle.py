@@ -3,7 +3,7 @@
 A `Version` is what a push made: for each language the finished sources of subject, HTML and text, with layouts, styles
 and MJML resolved, and the JSON Schema of its params. It never changes. `Library` holds those in use; `shares` divide
 the recipients of a bare name among versions by a hash, so the same address always sees the same one, and a share that
-grows only adds recipients.
+grows only adds recipients. `mailerd.pinned(template, recipient)` divides them alike, in SQL: who changes one changes both.
 
 Pure: it is filled by whoever reads the store. Hazard: one `Library` is shared by all streams and by threads that
 compose; entries are replaced whole, never changed in place.
@@ -11,9 +11,10 @@ compose; entries are replaced whole, never changed in place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final
 
 import jsonschema_rs
@@ -23,11 +24,12 @@ from mailerd.message import Failure, clean
 
 __all__ = ["Edition", "Library", "Share", "Version", "split_pin", "validator_of"]
 
+_bracketed = re.compile(r"<([^<>]*)>[ \t\r\n]*\Z").search
 _KEPT: Final = 2000  # versions in memory; pinned ones beyond that are loaded again
 
 
 class Edition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A version in one language: sources ready to compile. `amp` is kept for the writer of that part."""
+    """A version in one language: sources ready to compile. `amp` is sent beside an HTML only."""
 
     subject: str | None = None
     html: str | None = None
@@ -128,10 +130,14 @@ def split_pin(template: str) -> tuple[str, int]:
 def _choose(shares: tuple[Share, ...], name: str, recipient: str) -> Share:
     if len(shares) == 1:
         return shares[0]
-    digest = blake2b(recipient.strip().lower().encode("utf-8", "replace"), key=name.encode()[:64], digest_size=8)
-    point = int.from_bytes(digest.digest()) / 2**64 * 100
+    # The address alone, whatever name stands before it. Only ASCII is lowered: both sides agree on that, whatever their
+    # locales are.
+    found = _bracketed(recipient)
+    mailbox = (found[1] if found else recipient).strip(" \t\r\n").encode("utf-8", "replace").lower()
+    point = int.from_bytes(sha256(name.encode() + b"\n" + mailbox).digest()[:6]) / 2**48 * 100
+    upto = 0.0
     for share in shares:
-        point -= share.percent
-        if point < 0:
+        upto += share.percent
+        if point < upto:
             return share
     return shares[-1]

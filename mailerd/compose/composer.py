@@ -34,8 +34,9 @@ from . import address, headers, mime
 from .address import Mailbox
 from .bundle import Library
 from .dkim import Key, Keyring, Signer, keys_of, relaxed_fields, split
+from .judge import clipped
 from .purpose import purposes
-from .template import Content, Params, Templates, decode_params
+from .template import LINK, Content, Params, Templates, decode_params
 from .text import html_to_text
 from .tokens import derive
 from .track import Trail, trackers
@@ -44,7 +45,7 @@ from .verp import ReturnPaths
 __all__ = ["Composer"]
 
 RECIPIENTS = 63
-LINK = "unsubscribe_url"  # how templates name the link to unsubscribe
+SERIES = 200
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -116,6 +117,8 @@ class Composer:
         self._keys = Keyring(every, rewritten)
         self._must_sign = {s.name for s in config.stream if s.require_dkim}
         self._trackers = trackers(config)
+        # (stream, template) → messages whose HTML Gmail does not show to its end
+        self.clipped: dict[tuple[str, ...], float] = {}
         self._mailbox = lru_cache(4096)(self._resolve_mailbox)
 
     def compose(self, job: Job) -> Outgoing:
@@ -224,9 +227,12 @@ class Composer:
                 text = html_to_text(html)
         elif trail is not None and text is not None:
             text = trail.text(text)
-        octets = "".join(lines).encode() + mime.entity(
-            unique, text, html if content.wire is None else content.wire, parts
-        )
+        if clipped(html if html is not None else content.wire or ""):
+            key = (job.stream, job.template or "")
+            if key in self.clipped or len(self.clipped) < SERIES:  # threads may lose one: it is a sign, not an account
+                self.clipped[key] = self.clipped.get(key, 0) + 1
+        body = html if content.wire is None else content.wire
+        octets = "".join(lines).encode() + mime.entity(unique, text, body, parts, content.amp)
         self._check_size(len(octets))
         signed = self._signed(job, sender.signer, sender.domain, octets)
         return Outgoing(job, sender.path(job.id), recipients, signed, message_id, utf8, utf8, signed is not octets)

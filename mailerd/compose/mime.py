@@ -2,6 +2,7 @@
 
     text                     text/plain
     text + html              multipart/alternative
+    text + AMP + html        the same, in this order: some programs show the last part that they know
     … + inline parts         the html becomes multipart/related (RFC 2387)
     … + attachments          all of it inside multipart/mixed
 
@@ -74,7 +75,7 @@ def _heads(subtype: str) -> dict[str, bytes]:
     }
 
 
-_HEADS = {"plain": _heads("plain"), "html": _heads("html")}
+_HEADS = {subtype: _heads(subtype) for subtype in ("plain", "html", "x-amp-html")}
 
 
 def _text(subtype: str, text: str, width: int) -> bytes:
@@ -108,12 +109,15 @@ def _multipart(subtype: str, boundary: str, parts: Sequence[bytes], extra: str =
     return head + delimiter.join(parts) + f"\r\n--{boundary}--".encode()
 
 
-def entity(unique: str, text: str | None, html: str | bytes | None, parts: Sequence[Part] = ()) -> bytes:
+def entity(
+    unique: str, text: str | None, html: str | bytes | None, parts: Sequence[Part] = (), amp: str | None = None
+) -> bytes:
     """The body of a message with its Content-* fields in front and a final CRLF.
 
-    `unique` is the message's own token of letters, digits and dots, at most 60. HTML as octets is in quoted-printable already.
-    With nothing at all it is an empty
-    text/plain. Inline parts without HTML to show them go with the attachments.
+    `unique` is the message's own token of letters, digits and dots, at most 60. HTML as octets is in quoted-printable
+    already. With nothing at all it is an empty text/plain. Inline parts without HTML to show them go with the attachments.
+    `amp` stands in for an HTML beside it (AMP for Email: a text/x-amp-html between text/plain and text/html), and is nothing
+    without one.
     """
     inline = [part.octets for part in parts if part.inline] if parts and html is not None else []
     attached = [part.octets for part in parts if not part.inline or html is None]
@@ -122,6 +126,11 @@ def entity(unique: str, text: str | None, html: str | bytes | None, parts: Seque
         body = _text("html", html, HTML_WIDTH) if isinstance(html, str) else _HEADS["html"]["quoted-printable"] + html
         if inline:
             body = _multipart("related", f"=_{unique}_r", [body, *inline], ' type="text/html";')
+        if amp is not None:
+            several = [_text("x-amp-html", amp, HTML_WIDTH), body]
+            if text is not None:
+                several.insert(0, _text("plain", text, PLAIN_WIDTH))
+            body, text = _multipart("alternative", f"=_{unique}_a", several), None
     if text is not None or (body is None and not attached):
         plain = _text("plain", text or "", PLAIN_WIDTH)
         body = plain if body is None else _multipart("alternative", f"=_{unique}_a", (plain, body))

@@ -31,7 +31,8 @@ from markupsafe import Markup
 from . import quoted
 from .anchors import Anchor, as_followed, cut, opaque
 from .kept import Kept
-from .sandbox import Metered, Sandbox, TooLong, escaped
+from .ration import made
+from .sandbox import WRITERS, Metered, Sandbox, TooLong, escaped
 
 __all__ = ["Trail", "Unplanned", "Wire", "following"]
 
@@ -95,6 +96,7 @@ def following(trail: Trail | None) -> None:
 def _piece(text: str) -> str:
     if "\r" in text or "\0" in text:
         raise Unplanned("a control character that the text's line ends depend on, or that is refused", lasting=False)
+    made(len(text))  # an output is joined before anybody looks how long it is
     try:
         return quoted.piece(text)
     except UnicodeEncodeError:
@@ -244,8 +246,7 @@ class _Template(Template):
         namespace: MutableMapping[str, Any],
         globals: MutableMapping[str, Any],  # noqa: A002
     ) -> Template:
-        if "escape" in namespace:
-            namespace["escape"] = escaped
+        namespace.update(WRITERS)
         namespace.update(wire=_wire, seen=_seen, known=_known, wire_seen=_wire_seen, wire_known=_wire_known)
         if getattr(environment, "links", False):
             namespace["Macro"] = _Macro

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -25,14 +26,17 @@ import jinja2
 import jsonschema_rs
 import mrml
 import msgspec
-from jinja2 import nodes
 
+from mailerd.config.model import Stream
 from mailerd.message import Failure
 
 from .bundle import Edition, Version, validator_of
 from .flatten import flatten
-from .judge import Problem, judge
+from .judge import Problem, judge, measure
+from .names import missing
 from .sandbox import Sandbox
+from .template import LINK
+from .trial import rendered
 
 __all__ = ["Meta", "Pressed", "press", "templates_in"]
 
@@ -55,10 +59,12 @@ _inliner = css_inline.CSSInliner(keep_at_rules=True, load_remote_stylesheets=Fal
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """meta.toml. `sample`: params for previews and checks; `marketing`: must carry an unsubscribe link."""
+    """meta.toml. `sample`: params for previews and checks; `marketing`: must carry an unsubscribe link; `streams`: those
+    whose mail it is, by whose rules it is judged, too."""
 
     description: str = ""
     marketing: bool = False
+    streams: tuple[str, ...] = ()
     sample: dict[str, Any] = {}
 
 
@@ -76,6 +82,13 @@ class Pressed(msgspec.Struct, frozen=True):
         return sha256(msgspec.json.encode([self.version, self.files], order="sorted")).hexdigest()
 
 
+class _Terms(msgspec.Struct, frozen=True):
+    """What the streams ask for: `marketing` is the name of one that is."""
+
+    marketing: str
+    one_click: bool
+
+
 def templates_in(root: Path) -> list[str]:
     """The names of the templates under `root`: folders with a body, that are no language of another one."""
     found = {p.parent for body in _BODIES for p in root.rglob(body)}
@@ -83,8 +96,10 @@ def templates_in(root: Path) -> list[str]:
     return sorted(n for f in names if f != root and _name(n := f.relative_to(root).as_posix()))
 
 
-def press(root: Path, name: str) -> Pressed:
-    """Raises `Failure` where there is nothing to judge: no such folder, a meta.toml or schema.json that cannot be read."""
+def press(root: Path, name: str, streams: Mapping[str, Stream] | None = None, also: Collection[str] = ()) -> Pressed:
+    """What the folder comes to, judged as mail of the streams that meta.toml names, and of those in `also`. `streams` are
+    the configured ones; None: it is not known. Raises `Failure` where there is nothing to judge: no such folder, a
+    meta.toml or schema.json that cannot be read."""
     home = root / name
     if not _name(name) or not home.is_dir():
         raise Failure(f"template {name[:80]!a}: no folder {home}", "template")
@@ -107,6 +122,12 @@ def press(root: Path, name: str) -> Pressed:
     meta, schema = _meta(home, name, read), _schema(home, name, read)
     languages = {d.name.lower().replace("_", "-"): d for d in sorted(home.iterdir()) if d.is_dir() and _locale(d.name)}
     editions: dict[str, Edition] = {}
+    wanted = sorted({*meta.streams, *also}) if streams is not None else []
+    found = [streams[s] for s in wanted if streams is not None and s in streams]
+    if unknown := [s for s in wanted if streams is None or s not in streams]:
+        problems.append(Problem(f"{name}/meta.toml: streams: {', '.join(unknown)}: not in the configuration"))
+    # Only a stream with one-click brings the link to unsubscribe.
+    terms = _Terms(next((s.name for s in found if s.marketing), ""), all(s.one_click for s in found))
     for tag in ("", *languages):
         prefixes = [languages[t] for t in _wider(tag) if t in languages]
         try:
@@ -114,14 +135,14 @@ def press(root: Path, name: str) -> Pressed:
         except Failure as failure:
             problems.append(Problem(failure.reason))
             continue
-        problems += judge(f"{name}/{tag}" if tag else name, editions[tag], meta.marketing)
-        problems += _undefined(name, editions[tag], schema)
+        why = "meta.toml says marketing" if meta.marketing else ""
+        if terms.marketing:
+            why = f"stream {terms.marketing} is for marketing"
+        problems += judge(f"{name}/{tag}" if tag else name, editions[tag], why)
+        problems += _undefined(name, editions[tag], schema, terms.one_click)
     version = Version(name, 0, editions, schema)
-    if meta.sample and not problems:
-        try:
-            version.check(meta.sample)
-        except Failure as failure:
-            problems.append(Problem(f"{name}/meta.toml: sample: {failure.reason}"))
+    if not any(not problem.warning for problem in problems):
+        problems += _tried(version, meta, terms.one_click)
     return Pressed(version, meta, files, list(dict.fromkeys(problems)))
 
 
@@ -234,10 +255,27 @@ def _parse(file: str, text: str) -> None:
 _environment = Sandbox(None, 1 << 20, html=True)
 
 
-def _undefined(name: str, edition: Edition, schema: dict[str, Any] | None) -> list[Problem]:
-    """What does not parse once it is finished, and names that no message can have, since the schema does not declare them."""
-    from jinja2.meta import find_undeclared_variables
+def _tried(version: Version, meta: Meta, one_click: bool) -> list[Problem]:
+    """What is wrong with what its sample makes of it."""
+    problems: list[Problem] = []
+    for tag, edition in version.editions.items():
+        where = f"{version.name}/{tag}" if tag else version.name
+        try:
+            content = rendered(version, tag, meta.sample, one_click)
+        except Failure as failure:
+            if meta.sample:
+                return [*problems, Problem(f"{version.name}/meta.toml: sample: {failure.reason}")]
+            text = f"{where}: no [sample] in meta.toml: nothing was rendered, sizes are those of the source"
+            problems.append(Problem(text, warning=True))
+            problems += measure(where, edition.html, edition.text, edition.amp)
+        else:
+            problems += measure(where, content.html, content.text, content.amp)
+    return problems
 
+
+def _undefined(name: str, edition: Edition, schema: dict[str, Any] | None, one_click: bool) -> list[Problem]:
+    """What does not parse once it is finished, and names that no message can have, since the schema does not declare
+    them; the link to unsubscribe is no param where the stream brings it (`one_click`)."""
     problems = []
     for part in ("subject", "html", "text", "amp"):
         source = getattr(edition, part)
@@ -245,19 +283,13 @@ def _undefined(name: str, edition: Edition, schema: dict[str, Any] | None) -> li
             continue
         try:
             tree = _environment.parse(source)
-            used = find_undeclared_variables(tree) - set(_environment.globals)
         except jinja2.TemplateError as error:
             problems.append(Problem(f"{name} ({part}): {error}"))
             continue
         if schema is None:
             continue
-        known = schema.get("properties", {})
-        problems += [Problem(f"{name} ({part}): {v} is not in schema.json") for v in sorted(used - set(known))]
-        for node in tree.find_all(nodes.Getattr):
-            if isinstance(node.node, nodes.Name) and node.node.name in used:
-                inner = known.get(node.node.name, {}).get("properties")
-                if inner is not None and node.attr not in inner:
-                    problems.append(Problem(f"{name} ({part}): {node.node.name}.{node.attr} is not in schema.json"))
+        known = {*_environment.globals, "self", *([LINK] if one_click else [])}
+        problems += [Problem(f"{name} ({part}): {text}", warning) for text, warning in missing(tree, schema, known)]
     return problems
 
 

@@ -2,82 +2,49 @@
 
 The immutable sandbox keeps templates away from Python's internals and from changing what they are given. This adds
 what it leaves open, so that a mistaken template, or a row that carries one, ends as `TooMuch` and not as a stalled or
-dead process: loop, macro and include bodies are metered in CPU time, `range` and every operator, method and filter
-that can multiply its input is measured before it runs, and output is counted while it is made.
+dead process. `ration` says how much there is of time and space, and this where it is asked for: at the head of loop,
+macro and include bodies, before every operator, method and filter (`measured`) that can multiply its input, wherever a
+value is compared, hashed or written down, and while output is made.
 
-It never reads a clock but for the thread's CPU time, and that only from the 1000th metered step on, so usual mail is
-rendered without. Hazards: one call into C cannot be interrupted, which is why operations are measured beforehand; an
-author who looks for it can still waste some seconds (`sort` of a large list of lists, say), so whoever may insert
-templates is trusted that far. Values in `params` are data and cannot do any of this.
+Hazards: one call into C cannot be interrupted, which is why operations are measured beforehand; the least of them add
+up to some tenths of a second beyond the limit. Whoever adds a global, a filter or a method adds its measure.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import wraps
 from itertools import islice
-from time import thread_time
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined, Template, nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.filters import FILTERS, make_attrgetter
+from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.loaders import BaseLoader
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import escape, soft_str
+from markupsafe import Markup, escape
+
+from .measured import FILTERS_MEASURED, SQUARE_LIMIT, TESTS_MEASURED, percent
+from .ration import LARGE, VALUE_LIMIT, TooMuch, elements, made, spend, start_meter, weigh, weighed
 
 try:
     from markupsafe._speedups import _escape_inner
 except ImportError:  # a platform without the compiled part
     from markupsafe._native import _escape_inner
 
-__all__ = ["Metered", "Sandbox", "TooLong", "TooMuch", "escaped", "start_meter"]
+__all__ = ["WRITERS", "Metered", "Sandbox", "TooLong", "TooMuch", "escaped", "start_meter"]
 
-CPU_LIMIT = 0.5  # seconds of one rendering, checked every STEPS metered steps
-FREE_STEPS, STEPS = 1000, 200
-VALUE_LIMIT = 8_388_608  # characters or elements of one value made inside a template
-SLOW_FILTER_LIMIT = 65_536  # characters, for filters whose work grows with the square of them
 RANGE_LIMIT = 10_000
 LOADED_LIMIT = 1024  # templates that are kept by the name that was asked for
 BITS_LIMIT = 4096  # of an integer
-
-
-class TooMuch(Exception):
-    """A template wants more time or space than a mail can need."""
+SPLIT_LIMIT = 1_048_576  # characters of a text that is cut into a list, or of a format
+_DICT: Final = frozenset(name for name in dir(dict) if not name.startswith("_"))
+_CODECS: Final = ("utf-8", "utf8", "ascii", "latin-1", "latin1")
 
 
 class TooLong(TooMuch):
     """A rendering gives more characters than it may."""
-
-
-class _Meter(threading.local):
-    left = FREE_STEPS
-    started = 0.0
-
-    def refill(self) -> None:
-        now = thread_time()
-        if not self.started:
-            self.started = now
-        elif now - self.started > CPU_LIMIT:
-            raise TooMuch(f"still rendering after {CPU_LIMIT} s of CPU time")
-        self.left = STEPS
-
-
-_meter = _Meter()
-
-
-def start_meter() -> None:
-    """Give the rendering that begins now in this thread its allowance."""
-    _meter.left = FREE_STEPS
-    _meter.started = 0.0
-
-
-def _check(size: int) -> None:
-    if size > VALUE_LIMIT:
-        raise TooMuch(f"a value of {size} characters or elements, at most {VALUE_LIMIT} are allowed")
 
 
 class _Buffer(list[str]):
@@ -89,7 +56,8 @@ class _Buffer(list[str]):
 
     def append(self, text: str) -> None:
         self.size += len(text)
-        _check(self.size)
+        if self.size > VALUE_LIMIT:
+            made(self.size)
         super().append(text)
 
     def extend(self, texts: Iterable[str]) -> None:
@@ -103,6 +71,7 @@ class Metered(CodeGenerator):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tolls: list[Any] = []
+        self.called: list[nodes.Node] = []  # what calls are of
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         if any(nodes is body for body in self.tolls):
@@ -122,9 +91,55 @@ class Metered(CodeGenerator):
         self.tolls += [block.body for block in node.find_all(nodes.Block)]
         super().visit_Template(node, frame)
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.measured(")
-        super().visit_Concat(node, frame)
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        self.called.append(node.node)
+        super().visit_Call(node, frame, forward_caller=forward_caller)
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
+        # `order.items` means the key, and nothing if that is missing; only `order.items()` may be the method.
+        if node.attr not in _DICT or any(node is called for called in self.called):
+            super().visit_Getattr(node, frame)
+            return
+        self.write("environment.key(")
+        self.visit(node.node, frame)
+        self.write(f", {node.attr!r})")
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        self.write("(")
+        self._weighed(node.expr, frame)
+        for op in node.ops:
+            self.visit(op, frame)
+        self.write(")")
+
+    def visit_Operand(self, node: nodes.Operand, frame: Frame) -> None:
+        self.write(f" {operators[node.op]} ")
+        self._weighed(node.expr, frame)
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self.write("{")
+        for item in node.items:
+            self._weighed(item.key, frame)
+            self.write(": ")
+            self.visit(item.value, frame)
+            self.write(", ")
+        self.write("}")
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if not isinstance(node.arg, nodes.Slice):
+            super().visit_Getitem(node, frame)
+            return
+        self._weighed(node.node, frame)
+        self.write("[")
+        self.visit(node.arg, frame)
+        self.write("]")
+
+    def _weighed(self, node: nodes.Node, frame: Frame) -> None:
+        """The code of an expression whose value is about to be read to its end: compared, hashed, copied."""
+        if isinstance(node, nodes.Const):
+            self.visit(node, frame)
+            return
+        self.write("environment.weighed(")
+        self.visit(node, frame)
         self.write(")")
 
     def buffer(self, frame: Frame) -> None:
@@ -139,13 +154,40 @@ def _outputs(body: Iterable[nodes.Node]) -> int:
 def escaped(value: Any) -> str:
     """What `{{ value }}` writes into HTML. As `markupsafe.escape`, but for a plain string without building a Markup
     that is joined away at once: six times as fast."""
-    if type(value) is str:
+    kind = type(value)
+    if kind is str:
         return _escape_inner(value)
-    return str(value) if type(value) is int else escape(value)
+    return str(value) if kind is int else escape(value if kind is Markup else weighed(value))
+
+
+def _text(value: Any) -> str:
+    """What `{{ value }}` writes into text."""
+    return value if type(value) is str else str(weighed(value))
+
+
+def _joined(values: Iterable[Any]) -> str:
+    """`a ~ b` in text."""
+    text = "".join(map(_text, values))
+    made(len(text))
+    return text
+
+
+def _markup_joined(values: Iterable[Any]) -> str:
+    """`a ~ b` in HTML: Markup, and what is not escaped, as soon as one of them is Markup."""
+    parts = list(values)
+    if any(hasattr(part, "__html__") for part in parts):
+        text: str = Markup("").join(map(weighed, parts))
+        made(len(text))
+        return text
+    return _joined(parts)
+
+
+# What compiled templates call in place of jinja2's.
+WRITERS: Final = {"escape": escaped, "str": _text, "str_join": _joined, "markup_join": _markup_joined}
 
 
 class _Template(Template):
-    """A compiled template whose output goes through `escaped`."""
+    """A compiled template whose output and `~` go through the functions above."""
 
     @classmethod
     def _from_namespace(
@@ -154,8 +196,7 @@ class _Template(Template):
         namespace: MutableMapping[str, Any],
         globals: MutableMapping[str, Any],  # noqa: A002
     ) -> Template:
-        if "escape" in namespace:
-            namespace["escape"] = escaped
+        namespace.update(WRITERS)
         return super()._from_namespace(environment, namespace, globals)
 
 
@@ -164,7 +205,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     code_generator_class = Metered
     template_class = _Template
-    intercepted_binops = frozenset(("*", "**", "%", "+"))
+    intercepted_binops = frozenset(("*", "**", "%", "+", "-", "/", "//"))
     buffer = _Buffer
 
     def __init__(self, loader: BaseLoader | None, limit: int, html: bool, **options: Any) -> None:
@@ -175,7 +216,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._loaded: dict[str, Template] = {}
         self.globals["range"] = _range
         del self.globals["lipsum"]
-        self.filters.update(_FILTERS)
+        self.filters.update(FILTERS_MEASURED)
+        self.tests.update(TESTS_MEASURED)
 
     def get_template(
         self,
@@ -193,17 +235,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 self._loaded[name] = found
         return found
 
-    @staticmethod
-    def spend(steps: int) -> None:
-        meter = _meter
-        meter.left -= steps
-        if meter.left < 0:
-            meter.refill()
-
-    @staticmethod
-    def measured(text: str) -> str:
-        _check(len(text))
-        return text
+    spend = staticmethod(spend)
+    weighed = staticmethod(weighed)
 
     def concat(self, parts: Iterable[str]) -> str:
         """The text of a generator of parts, read in small batches, or of a buffer."""
@@ -213,6 +246,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             text = "".join(batch)
             if len(text) > self.limit:
                 raise TooLong(f"more than {self.limit} characters of output")
+            if type(parts) is _Buffer:
+                made(len(text))
             return text
         done, size = [], 0
         while batch:
@@ -221,35 +256,66 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 raise TooLong(f"more than {self.limit} characters of output")
             done += batch
             batch = list(islice(source, 64))
+        if type(parts) is _Buffer:
+            made(size)
         return "".join(done)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        # `order.items` means the key of the JSON object, not Python's method of that name.
+        # `order.items()` means the key of the JSON object, if there is one, not Python's method of that name.
         if type(obj) is dict and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
 
+    def key(self, obj: Any, name: str) -> Any:
+        """`obj.name` that is not called."""
+        return self.getitem(obj, name) if type(obj) is dict else self.getattr(obj, name)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        # A key that is missing is undefined, whatever methods a dictionary has.
+        if type(obj) is dict and isinstance(argument, str):
+            return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
+        if type(argument) is tuple:
+            weigh(argument)
+        return super().getitem(obj, argument)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
-            if operator == "*" and left.bit_length() + right.bit_length() > BITS_LIMIT:
-                raise TooMuch("a number too large to print")
-            if operator == "**" and left.bit_length() * abs(right) > BITS_LIMIT:
+            bits = left.bit_length() + right.bit_length()
+            if (bits if operator != "**" else left.bit_length() * abs(right)) > BITS_LIMIT:
                 raise TooMuch("a number too large to print")
         elif operator == "*":
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(times, int) and hasattr(sequence, "__len__"):
-                    _check(len(sequence) * times)
+                    (made if isinstance(sequence, str | bytes) else elements)(len(sequence) * times)
         elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
-            _check(len(left) + len(right))
-        elif operator == "%" and isinstance(left, str):
-            _check(_percent(left, right if isinstance(right, tuple) else (right,)))
+            (made if isinstance(left, str | bytes) else elements)(len(left) + len(right))
+        elif operator == "%" and isinstance(left, str | bytes):
+            made(_percent(left, right if isinstance(right, tuple) else (right,)))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        for arg in args:
+            if type(arg) is not str or len(arg) > LARGE:
+                weighed(arg)
+        if kwargs:
+            for name, arg in kwargs.items():
+                if name != "_loop_vars" and name != "_block_vars":  # Jinja's own
+                    weighed(arg)
         owner = getattr(__obj, "__self__", None)
+        if owner is None:
+            return super().call(__context, __obj, *args, **kwargs)
         if isinstance(owner, str | bytes):
-            args = _check_method(owner, __obj.__name__, args)
-        return super().call(__context, __obj, *args, **kwargs)
+            args = _check_method(owner, __obj.__name__, args, kwargs)
+        elif isinstance(owner, int | float) or owner in _NUMBERS:
+            raise TooMuch(f"{__obj.__name__} of a number is not available in templates")
+        elif isinstance(owner, list | tuple | dict) and __obj.__name__ not in _LOOKS:
+            weigh(owner)
+        result = super().call(__context, __obj, *args, **kwargs)
+        if isinstance(result, str | bytes):
+            made(len(result))
+        elif isinstance(result, list | tuple):
+            elements(len(result))
+        return result
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
@@ -259,108 +325,60 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @wraps(wrapped)
         def measured(*args: Any, **kwargs: Any) -> str:
             form = value.__self__
+            if len(form) > SPLIT_LIMIT:
+                raise TooMuch(f"a format of {len(form)} characters, at most {SPLIT_LIMIT} are allowed")
             if _wide_field(form):
                 raise TooMuch("a format with a field of 1000 characters or more, or of a width given elsewhere")
-            _check((form.count("{") + 1) * _longest([*args, *kwargs.values()]))
+            fields = form.count("{") + 1
+            made(len(form) + fields * max([1000 * (":" in form), *map(weigh, (*args, *kwargs.values()))]))
             return wrapped(*args, **kwargs)
 
         return measured
 
 
 _wide_field = re.compile(r"\{[^{}]*:[^{}]*(?:\d{4}|\{)").search
-_wide_percent = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))").search
 
 
-def _longest(values: Iterable[Any]) -> int:
-    return max((len(v) for v in values if hasattr(v, "__len__")), default=0)
+def _percent(form: str | bytes, values: Iterable[Any]) -> int:
+    text = form if isinstance(form, str) else form.decode("latin-1")
+    return len(text) + percent(text, list(values))
 
 
-def _percent(form: str, values: Iterable[Any]) -> int:
-    if _wide_percent(form):
-        raise TooMuch("a format with a field of 1000 characters or more, or of a width given elsewhere")
-    values = list(values)
-    values += [v for value in values if isinstance(value, dict) for v in value.values()]
-    return (form.count("%") + 1) * _longest(values)
+_LOOKS: Final = ("get", "items", "keys", "values", "copy")  # their work does not grow with what is inside
+_NUMBERS: Final = (int, float)
 
 
-def _check_method(owner: str | bytes, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _check_method(owner: str | bytes, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Refuse the call of a string's method whose result would be too long. Answers with the arguments to use."""
+    weighed(owner)
     if name in ("ljust", "rjust", "center", "zfill", "expandtabs"):
-        width = max((a for a in args if isinstance(a, int)), default=8)
-        _check(width * (len(owner) if name == "expandtabs" else 1))
+        width = max((a for a in (*args, *kwargs.values()) if isinstance(a, int)), default=8)
+        made(width * (len(owner) if name == "expandtabs" else 1))
     elif name == "replace" and len(args) >= 2 and hasattr(args[0], "__len__") and hasattr(args[1], "__len__"):
-        _check(len(owner) + (owner.count(args[0]) if len(args[0]) < len(args[1]) else 0) * len(args[1]))
+        made(len(owner) + (owner.count(args[0]) if len(args[0]) < len(args[1]) else 0) * len(args[1]))
     elif name == "join" and args:
-        items = list(args[0])
-        _check(sum(len(i) for i in items if hasattr(i, "__len__")) + len(items) * len(owner))
+        items = list(islice(args[0], SPLIT_LIMIT))
+        elements(len(items))
+        made(weigh(items) + len(items) * len(owner))
         return (items,)
-    elif name == "translate":
-        raise TooMuch("str.translate is not available in templates")
+    elif name in ("translate", "maketrans"):
+        raise TooMuch(f"str.{name} is not available in templates")
+    elif name in ("encode", "decode"):
+        if any(str(codec).lower() not in _CODECS for codec in (*args[:1], *kwargs.values())):
+            raise TooMuch(f"{name} knows {', '.join(_CODECS)} only")
+    elif name in ("split", "rsplit", "splitlines", "unescape") and len(owner) > SPLIT_LIMIT:
+        raise TooMuch(f"{name} of {len(owner)} characters, at most {SPLIT_LIMIT} are allowed")
+    elif name == "striptags" and len(owner) > SQUARE_LIMIT:
+        raise TooMuch(f"{name} of {len(owner)} characters, at most {SQUARE_LIMIT} are allowed")
     return args
 
 
 def _range(*args: int) -> range:
     numbers = range(*args)
-    if len(numbers) > RANGE_LIMIT:
-        raise TooMuch(f"range() of {len(numbers)} numbers, at most {RANGE_LIMIT} are allowed")
+    try:
+        count = len(numbers)
+    except OverflowError:
+        count = 1 << 62
+    if count > RANGE_LIMIT:
+        raise TooMuch(f"range() of {count} numbers, at most {RANGE_LIMIT} are allowed")
     return numbers
-
-
-def _indented(text: Any, width: Any = 4, *_: Any, **__: Any) -> int:
-    return int(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))
-
-
-def _replaced(text: Any, old: Any, new: Any, *_: Any, **__: Any) -> int:
-    text, old, new = soft_str(text), soft_str(old), soft_str(new)
-    return len(text) + (text.count(old) * len(new) if len(new) > len(old) else 0)
-
-
-def _quadratic(text: Any, *_: Any, **__: Any) -> int:
-    return VALUE_LIMIT + len(text) if len(text) > SLOW_FILTER_LIMIT else 0
-
-
-# How large the result of a filter becomes, from the filter's own arguments.
-_SIZES: dict[str, Callable[..., int]] = {
-    "batch": lambda value, linecount, *_, **__: linecount,
-    "center": lambda value, width=80: width,
-    "format": lambda form, *args, **kwargs: _percent(soft_str(form), [*args, *kwargs.values()]),
-    "indent": _indented,
-    "replace": _replaced,
-    "round": lambda value, precision=0, *_, **__: VALUE_LIMIT * (abs(precision) > 300) + 1,
-    "slice": lambda value, slices, *_, **__: slices,
-    "striptags": _quadratic,
-    "tojson": lambda value, indent=None: VALUE_LIMIT * ((indent or 0) > 100) + 1,
-    "urlize": _quadratic,
-    "wordwrap": lambda text, width=79, long=True, wrapstring=None, *_, **__: (
-        _quadratic(text) or len(text) * (1 + len(wrapstring or "\n"))
-    ),
-}
-
-
-def _sized(name: str) -> Callable[..., Any]:
-    """The filter `name` behind its measure. A measure that cannot be taken leaves the complaint to the filter."""
-    original, size = FILTERS[name], _SIZES[name]
-    skip = 1 if hasattr(original, "jinja_pass_arg") else 0
-
-    @wraps(original)
-    def measured(*args: Any, **kwargs: Any) -> Any:
-        try:
-            estimate = size(*args[skip:], **kwargs)
-        except (TypeError, ValueError, AttributeError):
-            estimate = 0
-        _check(estimate)
-        return original(*args, **kwargs)
-
-    return measured
-
-
-@wraps(FILTERS["join"])
-def _join(eval_ctx: Any, value: Any, d: str = "", attribute: str | int | None = None) -> Any:
-    items = list(value)
-    if attribute is not None:
-        items = list(map(make_attrgetter(eval_ctx.environment, attribute), items))
-    _check(sum(len(i) for i in items if isinstance(i, str)) + len(items) * len(d))
-    return FILTERS["join"](eval_ctx, items, d)
-
-
-_FILTERS = {**{name: _sized(name) for name in _SIZES}, "join": _join}

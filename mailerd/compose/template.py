@@ -3,12 +3,13 @@
 File templates live in one folder, a template being a folder in it:
 
     welcome/subject.j2  welcome/html.j2  welcome/text.j2      the default language
+    welcome/amp.html                                          AMP for Email, beside the HTML
     welcome/pt/html.j2  welcome/pt-BR/subject.j2  …           what another language replaces
 
-For `pt-BR` each of the subject and the body is taken from `pt-BR`, else `pt`, else the default; html and text are
-taken from the same place, so that one message never speaks two languages in its two parts. A template must have html or
+For `pt-BR` each of the subject and the body is taken from `pt-BR`, else `pt`, else the default; html, text and AMP are
+taken from the same place, so that one message never speaks two languages in its parts. A template must have html or
 text; a row's own subject replaces its subject. `{% include "_parts/footer.j2" %}`, `extends` and `import` name files from
-the folder's root; nothing outside it can be read. HTML is escaped, whatever file it comes from; text is not.
+the folder's root; nothing outside it can be read. HTML and AMP are escaped, whatever file they come from; text is not.
 
 Each is compiled once, its HTML also for the wire where it has a text beside it (`compose.plan`), and kept until the next configuration reload; inline sources are kept up to a total size. A value that would bring a line break into the subject is refused; line breaks of subject.j2 itself are
 spaces. Every error is a `Failure` (category `template`, `params` or `header`) with the file or column, the line and,
@@ -36,8 +37,9 @@ from .bundle import Library, Version
 from .plan import Trail, Unplanned, Wire, following
 from .sandbox import Sandbox, TooMuch, start_meter
 
-__all__ = ["Content", "Templates", "decode_params"]
+__all__ = ["LINK", "Content", "Templates", "decode_params"]
 
+LINK = "unsubscribe_url"  # how templates name the link to unsubscribe
 # An inline template compiles while other mail waits: 10 000 tokens take up to 0.4 s, a megabyte of plain text 0.1 s.
 TOKEN_LIMIT = 10_000
 SOURCE_LIMIT = 1_048_576
@@ -56,6 +58,7 @@ class Content(msgspec.Struct, frozen=True):
     subject: str | None
     text: str | None
     html: str | None
+    amp: str | None = None
     wire: bytes | None = None
 
 
@@ -121,6 +124,7 @@ class _File(msgspec.Struct, frozen=True):
     subject: _Compiled | None
     text: _Compiled | None
     html: _Compiled | None
+    amp: _Compiled | None
     plans: _Plans | None = None
 
 
@@ -194,11 +198,12 @@ class Templates:
         elif file.subject is not None:
             subject = _one_line(file.subject.render(params), file.subject.where)
         text = None if file.text is None else file.text.render(params)
+        amp = None if file.amp is None else file.amp.render(params)
         if wire and file.plans is not None and text is not None:  # else its text is made of the HTML
             octets = file.plans.render(params, trail)
             if octets is not None:
-                return Content(subject, text, None, octets)
-        return Content(subject, text, None if file.html is None else file.html.render(params))
+                return Content(subject, text, None, amp, octets)
+        return Content(subject, text, None if file.html is None else file.html.render(params), amp)
 
     def knows(self, name: str) -> bool:
         """Is it in the library, or, without a version, in the folder?"""
@@ -259,6 +264,7 @@ class Templates:
         environment = {"subject": self._subject, "text_body": self._text, "html_body": self._html}[column]
         if len(source) > SOURCE_LIMIT:
             raise Failure(f"{column}: a template of {len(source)} characters, at most {SOURCE_LIMIT}", "template")
+        start_meter()  # constants are worked out when it is compiled
         try:
             tokens = (kind for _, kind, _ in environment.lex(source) if kind != "data")
             if next(islice(tokens, TOKEN_LIMIT, None), None) is not None:
@@ -275,6 +281,7 @@ class Templates:
         def compiled(environment: Sandbox, part: str, source: str | None) -> _Compiled | None:
             if source is None:
                 return None
+            start_meter()
             try:
                 return _compiled(where + part, environment, environment.from_string(source))
             except Exception as e:
@@ -284,6 +291,7 @@ class Templates:
             compiled(self._subject, "subject", edition.subject),
             compiled(self._text, "text", edition.text),
             compiled(self._html, "html", edition.html),
+            compiled(self._html, "amp", edition.amp) if edition.html is not None else None,
             None
             if (html := edition.html) is None
             else _Plans(where + "html", self._wires, lambda e: e.from_string(html)),
@@ -305,10 +313,12 @@ class Templates:
         body = next((p for p in places if (p / "html.j2").is_file() or (p / "text.j2").is_file()), None)
         if body is None:
             raise Failure(f"template {name}: neither html.j2 nor text.j2 in {home}", "template")
+        amp = (body / "amp.html").is_file() and (body / "html.j2").is_file()
         return _File(
             self._get(self._subject, subject) if subject is not None else None,
             self._get(self._text, body / "text.j2") if (body / "text.j2").is_file() else None,
             self._get(self._html, body / "html.j2") if (body / "html.j2").is_file() else None,
+            self._get(self._html, body / "amp.html") if amp else None,
             self._plans(body / "html.j2") if (body / "html.j2").is_file() else None,
         )
 
@@ -320,6 +330,7 @@ class Templates:
     def _get(self, environment: Sandbox, path: Path) -> _Compiled:
         assert self._folder is not None
         name = path.relative_to(self._folder).as_posix()
+        start_meter()
         try:
             template = environment.get_template(name)
         except Exception as e:

@@ -9,6 +9,7 @@ alone.
 
 Tokens depend on the message's id and the URL alone, so every attempt sends the same octets. Messages to several
 recipients are not tracked: they all get the same octets, and one's click would be held for another's. The caller sees to that.
+AMP parts are not tracked at all: what they may load and where they may lead is the reader's to check, word by word.
 
 Hazards: the patterns here are possessive, so hostile text costs linear time; keep it so. UTM parameters change a URL: one whose query holds a signature is spared them, since it would no longer be valid.
 """

@@ -68,6 +68,7 @@ class Engine:
         self._metrics = metrics
         self._budgets = budgets
         composer = Composer(config, library)
+        metrics.clipped(composer.clipped)
         self._threads = ThreadPoolExecutor(THREADS, "sign") if composer.signing else None
         self.pipelines: dict[str, Pipeline] = {}
         self._pools: list[Pool] = []

@@ -48,7 +48,7 @@ _STRUCTURE: Final = frozenset(
 DEPTH: Final = 100
 _SEAM: Final = b"\r\nMIME-Version: 1.0\r\n"  # behind which the composer puts the body with its Content-* fields
 _text_part = re.compile(
-    rb"Content-Type: text/(plain|html); charset=utf-8\r\n"
+    rb"Content-Type: text/(plain|html|x-amp-html); charset=utf-8\r\n"
     rb"Content-Transfer-Encoding: (7bit|quoted-printable|base64)\r\n\r\n"
 ).match
 _alternative = re.compile(rb'Content-Type: multipart/alternative;\r\n boundary="(=_[^"\r\n]+)"\r\n\r\n').match
@@ -65,7 +65,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """A message as fields. Texts have LF line ends; `headers` are those without a field of their own, in order."""
+    """A message as fields. Texts have LF line ends, `amp` (text/x-amp-html) comes with an HTML only; `headers` are those without a field of their own, in order."""
 
     sender: Mailbox
     to: tuple[Mailbox, ...]
@@ -77,6 +77,7 @@ class Fields(msgspec.Struct, frozen=True):
     html: str | None
     headers: tuple[tuple[str, str], ...]
     files: tuple[File, ...]
+    amp: str | None = None
 
     def header_map(self) -> dict[str, str]:
         """`headers` by name, for APIs that take each once. Raises `Failure` for one that comes twice."""
@@ -118,8 +119,9 @@ def _fields(outgoing: Outgoing) -> Fields:
     if len(named["from"]) != 1:
         raise Failure("sender: this provider wants exactly one From", "sender")
     to, cc, bcc = _envelope(outgoing, named["to"], named["cc"])
-    text, html, files = _quick(outgoing) or _slow(content)
-    return Fields(named["from"][0], to, cc, bcc, named["reply-to"], subject, text, html, tuple(headers), tuple(files))
+    text, html, files, amp = _quick(outgoing) or _slow(content)
+    sender, reply_to = named["from"][0], named["reply-to"]
+    return Fields(sender, to, cc, bcc, reply_to, subject, text, html, tuple(headers), tuple(files), amp)
 
 
 _Mailboxes = tuple[Mailbox, ...]
@@ -145,7 +147,8 @@ def _key(mailbox: str) -> str:
 
 # -- the body, as our composer writes it --------------------------------------------------------------------------------
 
-_Body = tuple[str | None, str | None, list[File]]
+_ORDERS: Final = ((b"plain", b"html"), (b"plain", b"x-amp-html", b"html"))
+_Body = tuple[str | None, str | None, list[File], str | None]
 
 
 def _quick(outgoing: Outgoing) -> _Body | None:
@@ -160,19 +163,23 @@ def _quick(outgoing: Outgoing) -> _Body | None:
         only = _quick_text(content, start, len(content))
         if only is None:
             return None
-        return (only[1], None, []) if only[0] == b"plain" else (None, only[1], [])
+        return (only[1], None, [], None) if only[0] == b"plain" else (None, only[1], [], None)
     opening = b"--%b\r\n" % several[1]
     between, closing = b"\r\n" + opening, b"\r\n--%b--\r\n" % several[1]
-    first = several.end() + len(opening)
-    middle = content.find(between, first)
-    end = len(content) - len(closing)
-    if middle < 0 or not content.startswith(opening, several.end()) or not content.endswith(closing):
+    start, end = several.end() + len(opening), len(content) - len(closing)
+    if not content.startswith(opening, several.end()) or not content.endswith(closing):
         return None
-    plain = _quick_text(content, first, middle)
-    html = _quick_text(content, middle + len(between), end)
-    if plain is None or html is None or (plain[0], html[0]) != (b"plain", b"html"):
+    texts: dict[bytes, str] = {}
+    while start < end:
+        found = content.find(between, start, end)
+        part = _quick_text(content, start, found if found >= 0 else end)
+        if part is None:
+            return None
+        texts[part[0]] = part[1]
+        start = found + len(between) if found >= 0 else end
+    if tuple(texts) not in _ORDERS:
         return None
-    return plain[1], html[1], []
+    return texts[b"plain"], texts[b"html"], [], texts.get(b"x-amp-html")
 
 
 def _quick_text(content: bytes, start: int, end: int) -> tuple[bytes, str] | None:
@@ -195,6 +202,7 @@ def _slow(content: bytes) -> _Body:
         raise Failure("content: has too many parts in parts for a provider that takes no MIME", "content")
     text: str | None = None
     html: str | None = None
+    amp: str | None = None
     files: list[File] = []
     for part in _leaves(message_from_bytes(content)):
         kind = part.get_content_type()
@@ -203,9 +211,11 @@ def _slow(content: bytes) -> _Body:
             text = _text(part)
         elif kind == "text/html" and html is None and not attached:
             html = _text(part)
+        elif kind == "text/x-amp-html" and not attached:
+            amp = _text(part)
         else:
             files.append(_file(part, len(files) + 1))
-    return text, html, files
+    return text, html, files, amp
 
 
 def _leaves(part: Message) -> Iterator[Message]:

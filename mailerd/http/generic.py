@@ -5,7 +5,7 @@ given the message as fields and as MIME, and the provider's keys. Headers are ma
 message can put anything into them. A body that calls itself JSON is read back before it is sent.
 
 The variables of the body: `id`, `from`, `to`, `cc`, `bcc`, `reply_to` (objects with `email` and `name`, all but the first
-in lists), `subject`, `text`, `html`, `headers` (object), `attachments` (list of `name`, `type`, `content` in base64, `cid`,
+in lists), `subject`, `text`, `html`, `amp`, `headers` (object), `attachments` (list of `name`, `type`, `content` in base64, `cid`,
 `inline`), `mime`, `mime_base64`, `sender` (envelope), `recipients` (addresses), `campaign`, `tags`, `domain`, `region`,
 `api_key`, `secret_key`. Where fields cannot say a message, those are missing, and `mime` is there.
 """
@@ -80,7 +80,7 @@ class Generic:
             "campaign": outgoing.job.campaign,
             "tags": list(outgoing.job.tags or ()),
         }
-        start_meter()
+        start_meter(16)  # the whole message is one of the values
         try:
             body = self._body.render(said).encode()
             if self._json:
@@ -136,6 +136,7 @@ def _named(message: Fields) -> dict[str, Any]:
         "subject": message.subject,
         "text": message.text,
         "html": message.html,
+        "amp": message.amp,
         "headers": dict(message.headers),
         "attachments": [msgspec.to_builtins(file) for file in message.files],
     }

@@ -68,8 +68,10 @@ def _body(message: Fields, id_: str) -> dict[str, Any]:
     for name, mailboxes in (("cc", message.cc), ("bcc", message.bcc)):
         if mailboxes:
             to[name] = [_mailbox(one) for one in mailboxes]
-    # text/plain goes first, and no content may be empty.
+    # text/plain goes first, AMP stands between it and text/html, and no content may be empty.
     content = [{"type": "text/plain", "value": message.text or " "}] if message.text or message.html is None else []
+    if message.amp is not None:
+        content.append({"type": "text/x-amp-html", "value": message.amp})
     if message.html is not None:
         content.append({"type": "text/html", "value": message.html or " "})
     body: dict[str, Any] = {

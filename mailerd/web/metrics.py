@@ -119,6 +119,7 @@ class Metrics(Collector):
         self._queue: dict[Labels, float] = {}
         self._oldest: dict[Labels, float] = {}
         self._connections: dict[str, dict[str, int]] = {}
+        self._clipped: Mapping[Labels, float] = {}
         self._reload_success = 1
         self._lag = [0.0, 0.0]  # the worst of this window and of the one before
         self._lag_turn = self.started
@@ -206,6 +207,10 @@ class Metrics(Collector):
         """Replaces a provider's connections by state (`busy`, `idle`, `connecting`)."""
         self._connections[provider] = dict(counts)
 
+    def clipped(self, counts: Mapping[Labels, float]) -> None:
+        """Replaces the messages by (stream, template) whose HTML is longer than Gmail shows. A reload starts anew."""
+        self._clipped = counts
+
     def loop_lag(self, seconds: float) -> None:
         """A timer of the event loop came this much too late."""
         self._turn_lag()
@@ -260,6 +265,7 @@ class Metrics(Collector):
             "mailerd_throttle_wait_seconds", "Time lanes waited for tokens.", ("bucket_kind",), self._throttle_wait
         )
         yield _counter("mailerd_events", "Events written.", ("type",), self._events)
+        yield _counter("mailerd_clipped", "HTML longer than Gmail shows.", ("stream", "template"), self._clipped)
         yield _counter("mailerd_inbound_stored", "Mails that came back.", ("source",), self._inbound_stored)
         yield _counter("mailerd_inbound_read", "Mails that came back, by kind.", ("source", "kind"), self._inbound)
         yield _counter("mailerd_inbound_refused", "What was not taken, by reason.", ("reason",), self._inbound_refused)

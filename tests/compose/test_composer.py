@@ -359,3 +359,13 @@ def test_unicode_comes_back(subject: str, text: str, name: str) -> None:
     wanted = text.replace("\r\n", "\n").replace("\r", "\n")
     assert text_of(message) in (wanted, wanted + "\n")
     assert "".join(message["Subject"].split()) == "".join(subject.split())
+
+
+def test_html_that_gmail_clips_is_counted() -> None:
+    made = composer()
+    for octets in (102 * 1024, 102 * 1024 + 1, 200_000):
+        made.compose(job(subject="s", html_body="x" * octets))
+    made.compose(job(subject="s", html_body="ü" * 53_000, stream="marketing"))
+    made.compose(job(subject="s", html_body="ü" * 50_000))
+    made.compose(job(subject="s", text_body="x" * 200_000))
+    assert made.clipped == {("transactional", ""): 2, ("marketing", ""): 1}

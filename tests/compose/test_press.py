@@ -160,3 +160,85 @@ def test_shares_divide_recipients_and_keep_them() -> None:
     assert ten < thirty
     assert library.find("t@1", people[0]) == (versions[0], "t@1")
     assert library.find("t@3", people[0]) is None
+
+
+def warnings(root: Path) -> list[str]:
+    return [p.text for p in press(root, "t").problems if p.warning]
+
+
+ROWS = "{% for r in rows %}<p>" + "x" * 93 + "</p>{% endfor %}"  # 100 octets each
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault", "warning"), [(100, "", ""), (900, "", "octets of HTML"), (1100, "Gmail clips at", "")]
+)
+def test_sizes_are_those_of_the_rendered_sample(tmp_path: Path, rows: int, fault: str, warning: str) -> None:
+    write(tmp_path, **{"t/html.j2": ROWS, "t/meta.toml": f"[sample]\nrows = {list(range(rows))}"})
+    for found, word in ((faults(tmp_path), fault), (warnings(tmp_path), warning)):
+        assert len(found) == bool(word)
+        assert all(word in text for text in found)
+
+
+def test_a_long_source_that_renders_short_is_no_fault(tmp_path: Path) -> None:
+    write(tmp_path, **{"t/html.j2": "{# " + "x" * 200_000 + " #}<p>short</p>"})
+    assert faults(tmp_path) == warnings(tmp_path) == []
+
+
+def test_inlined_styles_count(tmp_path: Path) -> None:
+    style = "p { color: #123456; padding: 1px 2px 3px 4px; margin: 1px 2px 3px 4px; font-family: Verdana, sans-serif }"
+    html = f"<html><head><style>{style}</style></head><body>" + "<p>x</p>" * 900 + "</body></html>"
+    assert len(html) < 10_000
+    assert any("octets of HTML" in text for text in warnings(write(tmp_path, **{"t/html.j2": html})))
+
+
+def test_without_a_sample_the_source_is_measured(tmp_path: Path) -> None:
+    write(tmp_path, **{"t/html.j2": "<p>{{ name }}" + "x" * 105_000})
+    assert any("Gmail clips" in text for text in faults(tmp_path))
+    assert any("no [sample] in meta.toml" in text for text in warnings(tmp_path))
+
+
+def test_a_sample_that_cannot_be_rendered_is_a_fault(tmp_path: Path) -> None:
+    write(tmp_path, **{"t/html.j2": "<p>{{ name }}", "t/meta.toml": "[sample]\nnmae = 'Ann'"})
+    assert any("t/meta.toml: sample: " in text and "'name' is undefined" in text for text in faults(tmp_path))
+
+
+def test_the_text_is_made_of_the_html(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "t/text.j2").unlink()
+    assert faults(tmp_path) == []
+    assert any("the text part is made of each message's HTML" in text for text in warnings(tmp_path))
+    write(tmp_path, **{"t/html.j2": '<img src="https://e.example/a.png" alt="">'})
+    (tmp_path / "t/text.j2").unlink()
+    assert any("no word in the HTML" in text for text in faults(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("html", "good"),
+    [
+        ('<a href="{{ unsubscribe_url }}">x</a>', True),
+        ('<a href="https://e.example/unsubscribe">x</a>', True),
+        ('<a href="https://e.example/x">Unsubscribe</a>', True),
+        ('<a href="https://e.example/x"><b>Opt out</b></a>', True),
+        ('<a data-unsubscribe href="https://e.example/x">Abmelden</a>', True),
+        ("{{ button(unsubscribe_url, 'Leave') }}", True),
+        ("<p>Write to us to unsubscribe</p>", False),
+        ("<!-- unsubscribe -->", False),
+        ('<a href="https://e.example/x">Read</a> to unsubscribe', False),
+    ],
+)
+def test_a_way_out_is_a_link(tmp_path: Path, html: str, good: bool) -> None:
+    macro = "{% macro button(url, text) %}<a href='{{ url }}'>{{ text }}</a>{% endmacro %}"
+    files = {
+        "t/meta.toml": "marketing = true",
+        "t/html.j2": macro + html,
+        "t/text.j2": "Opt out: {{ unsubscribe_url }}",
+    }
+    found = [text for text in faults(write(tmp_path, **files)) if "no unsubscribe link" in text]
+    assert (found == []) is good
+
+
+def test_optional_values_are_warned_of(tmp_path: Path) -> None:
+    schema = '{"properties": {"a": {"type": "string"}}}'
+    write(tmp_path, **{"t/schema.json": schema, "t/html.j2": "<p>{{ a }}", "t/meta.toml": "[sample]\na = 'x'"})
+    assert faults(tmp_path) == []
+    assert any("a is optional in schema.json" in text for text in warnings(tmp_path))

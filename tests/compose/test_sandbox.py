@@ -82,7 +82,7 @@ ENDLESS = [
 @pytest.mark.parametrize("html", [False, True])
 @pytest.mark.parametrize("source", GROWTH + ENDLESS)
 def test_mistakes_end_soon_and_small(source: str, html: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailerd.compose.sandbox.CPU_LIMIT", 0.1)
+    monkeypatch.setattr("mailerd.compose.ration.CPU_LIMIT", 0.1)
     start, peak = time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(Failure) as e:
         render(source, html)

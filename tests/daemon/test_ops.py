@@ -39,6 +39,7 @@ CONTRACT = {
     "mailerd_connections": {"provider", "state"},
     "mailerd_throttle_wait_seconds": {"bucket_kind"},
     "mailerd_events": {"type"},
+    "mailerd_clipped": {"stream", "template"},
     "mailerd_event_loop_lag_seconds": set(),
     "mailerd_config_reload_success": set(),
     "mailerd_build_info": {"version", "python"},
@@ -66,6 +67,7 @@ def metrics() -> Metrics:
     metrics.leased(5)
     metrics.lease_expired(1)
     metrics.fenced(2)
+    metrics.clipped({("news", "digest"): 4})
     metrics.retried("relay", "greylist")
     metrics.connections("relay", {"busy": 2, "idle": 1})
     metrics.throttle_wait("provider", 0.5)

@@ -39,8 +39,6 @@ async def test_pushes_are_numbered_read_and_shared(session: Session, settings: m
     assert await share(session, "welcome", [Share(1, 100)], "ann")
     await refresh(session, library)
     assert {(library.find("welcome", f"{i}@e.org") or (None, ""))[1] for i in range(50)} == {"welcome@1"}
-    assert await session.value("SELECT mailerd.pinned('welcome')") == "welcome@2"
-    assert await session.value("SELECT mailerd.pinned('other')") == "other"
 
 
 async def test_what_memory_lacks_is_filled_in(session: Session) -> None:
