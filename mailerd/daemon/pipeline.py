@@ -40,7 +40,7 @@ from mailerd.daemon.unsettled import Unsettled
 from mailerd.flow.lanes import UNPARK, Lanes
 from mailerd.flow.limits import Limits
 from mailerd.message import Job, Settlement
-from mailerd.store import privacy
+from mailerd.store import erased
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.instances import Paused
 from mailerd.store.lease import MOST_LEASES, Claim, Unreadable, fetch_addresses, give_back, intend, lease, margin, renew
@@ -107,9 +107,9 @@ class Pipeline:
             on_returned=lambda: self.route.wake_at(time.monotonic()),
             on_stale=self._stale,
         )
-        room, erased = int(config.limits.memory), privacy.key(config.public.secret)
+        room, hidden = int(config.limits.memory), erased.keys(config.privacy.key, config.public.secret)
         self._admission = Admission(
-            stream, self.backlog, composer, self._payloads, room, self._admitted, threads, erased
+            stream, self.backlog, composer, self._payloads, room, self._admitted, threads, hidden
         )
         self._wake = asyncio.Event()
         self._paused = Paused()
