@@ -215,10 +215,12 @@ async def apply(
     messages = {row[0]: Message(id=row[1], stream=row[2], recipients=row[3], guessed=row[4]) for row in rows}
     complained = any(report.type == "complained" for report in wanted)
     marketing = [row[0] for row in await session.fetch(MARKETING)] if complained else []
-    addresses = {_address(report.recipient) for report in wanted}
-    addresses.update(_address(mailbox) for message in messages.values() for mailbox in message.recipients)
-    addresses.discard("")
-    erasures = Erasures(await since(session, keys, addresses), keys)
+    erasures = _NOBODY
+    if keys:
+        addresses = {_address(report.recipient) for report in wanted}
+        addresses.update(_address(mailbox) for message in messages.values() for mailbox in message.recipients)
+        addresses.discard("")
+        erasures = Erasures(await since(session, keys, addresses), keys)
     made: dict[str | int, Consequence] = {}
     for number, report in enumerate(wanted):
         if (consequence := decide(report, messages.get(number), marketing, now, erasures)) is not None:
