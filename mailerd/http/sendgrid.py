@@ -22,9 +22,8 @@ __all__ = ["Sendgrid"]
 CATEGORIES: Final = 10
 CATEGORY: Final = 255  # characters
 _HOSTS: Final = {"eu": "https://api.eu.sendgrid.com"}
-_RESERVED: Final = frozenset(
-    {"x-sg-id", "x-sg-eid"}
-)  # of those that may not be set; the others have fields of their own
+# Of the headers that may not be set; the others have fields of their own.
+_RESERVED: Final = frozenset({"x-sg-id", "x-sg-eid"})
 _identity = re.compile("verified sender identity", re.IGNORECASE).search
 _credits = re.compile("maximum credits|exceeded your messaging limits", re.IGNORECASE).search
 

@@ -1,8 +1,8 @@
 """Brings the schema up to date: numbered SQL files, each applied once, with its checksum, under an advisory lock.
 
-`migrate` applies what is missing, all in one transaction, and grants the roles what they lack (`grants.sql`, each time); `verify` says whether a daemon of this version may run on
-the schema it finds. It never changes an applied file's effect and never goes backwards: migrations expand first and
-contract in a later release, so that instances can be rolled one by one.
+`migrate` applies what is missing, all in one transaction, and grants the roles what they lack (`grants.sql`, each time);
+`verify` says whether a daemon of this version may run on the schema it finds. It never changes an applied file's effect and
+never goes backwards: migrations expand first and contract in a later release, so that instances can be rolled one by one.
 
 Hazards: the lock is held for the whole transaction; `lock_timeout` keeps a forgotten open transaction from turning a
 migration into an outage.
