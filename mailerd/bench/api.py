@@ -92,14 +92,20 @@ def _postmark_answer(_path: str, taken: Sequence[Taken]) -> Answer:
     return 200, {}, [bad if one.refused else {**good, "MessageID": f"{one.id:032x}-sink"} for one in taken]
 
 
-class _Sendgrid(msgspec.Struct):
-    personalizations: list[dict[str, list[_Named]]]
+class _Personalization(msgspec.Struct):
+    to: list[_Named]
+    cc: list[_Named] = []
+    bcc: list[_Named] = []
     custom_args: _Named = {}
+
+
+class _Sendgrid(msgspec.Struct):
+    personalizations: list[_Personalization]
 
 
 def _sendgrid_answer(_path: str, taken: Sequence[Taken]) -> Answer:
     if taken[0].refused:
-        return 400, {}, {"errors": [{"message": "refused by the sink", "field": None, "help": None}]}
+        return 400, {}, {"errors": [{"message": "refused by the sink", "field": None}]}
     return 202, {"X-Message-Id": f"sink-{taken[0].id}"}, None
 
 
@@ -196,9 +202,9 @@ def _postmark_read(_path: str, body: bytes) -> list[Taken]:
 
 
 def _sendgrid_read(_path: str, body: bytes) -> list[Taken]:
-    one = _sendgrid(body)
     return [
-        Taken(_id(one.custom_args.get("mailerd_id")), sum(len(to) for p in one.personalizations for to in p.values()))
+        Taken(_id(one.custom_args.get("mailerd_id")), len(one.to) + len(one.cc) + len(one.bcc))
+        for one in _sendgrid(body).personalizations
     ]
 
 

@@ -9,7 +9,9 @@ import click
 
 from mailerd.cli.database import actor, with_database
 from mailerd.cli.output import Exit, Fatal, json_option, load_config, print_json
+from mailerd.config.model import Config
 from mailerd.message import Failure
+from mailerd.store import erased as hidden
 from mailerd.store import privacy as store
 from mailerd.store.database import Session
 
@@ -27,10 +29,10 @@ def privacy() -> None:
 def export(ctx: click.Context, address: str) -> None:
     """Write everything held about ADDRESS as JSON."""
     wanted = _normal(address)
-    key = store.key(load_config(ctx).config.public.secret)
+    keys = _keys(load_config(ctx).config)
 
     async def work(session: Session) -> dict[str, list[object]]:
-        return await store.export(session, wanted, key)
+        return await store.export(session, wanted, keys)
 
     print_json({"address": wanted, **with_database(ctx, work)})
 
@@ -47,16 +49,16 @@ def erase(ctx: click.Context, address: str, yes: bool, as_json: bool) -> None:
     or in doubt at the moment: it is left, and the command is to be repeated.
     """
     wanted = _normal(address)
-    key = store.key(load_config(ctx).config.public.secret)
-    if key is None:
+    keys = _keys(load_config(ctx).config)
+    if not keys:
         raise Fatal(
-            "privacy erase needs [public] secret: the pseudonyms are made with a key derived from it", Exit.CONFIG
+            "privacy erase needs [privacy] key, or [public] secret: the pseudonyms are made with it", Exit.CONFIG
         )
     if not yes:
         click.confirm(f"Erase {wanted}? This cannot be undone.", abort=True, err=True)
 
     async def work(session: Session) -> store.Erased:
-        return await store.erase(session, wanted, key, actor())
+        return await store.erase(session, wanted, keys, actor())
 
     erased = with_database(ctx, work)
     if as_json:
@@ -69,6 +71,10 @@ def erase(ctx: click.Context, address: str, yes: bool, as_json: bool) -> None:
     if erased.held:
         shown = ", ".join(map(str, erased.held[:10])) + (" …" if len(erased.held) > 10 else "")
         raise Fatal(f"still being sent or in doubt, repeat this later: {shown}", Exit.FAILED)
+
+
+def _keys(config: Config) -> tuple[bytes, ...]:
+    return hidden.keys(config.privacy.key, config.public.secret)
 
 
 def _normal(address: str) -> str:

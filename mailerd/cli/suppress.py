@@ -133,8 +133,8 @@ def import_entries(ctx: click.Context, file: IO[str], stream: str, reason: str |
     """Read addresses from a CSV file, or `-`.
 
     Columns: address, stream, reason, until. Lists that SendGrid, Mailgun, Postmark, SES, SparkPost, Resend and Brevo
-    export are known by their heading line (SendGrid's blocks look like its bounces: do not import those). A line that
-    cannot be used is named and left out; exit 1 then.
+    export are known by their heading line. Of SendGrid's bounces and blocks, which look alike, temporary refusals and
+    those of policy suppress nobody. A line that cannot be used is named and left out; exit 1 then.
     """
     name = str(getattr(file, "name", "-"))
     source = f"import {PurePath(name).name}"[: REASON_LIMIT - 40]

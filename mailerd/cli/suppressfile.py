@@ -5,17 +5,25 @@ What a provider calls its reasons becomes ours (bounce, complaint, unsubscribe, 
 behaves as one that grew here; its free text (a peer's reply) is not kept. Of exports that list everybody with a flag, only
 those who are blocked are read. It writes nothing and never raises for a bad line: that is named, and left out.
 
-Hazard: SendGrid's blocks, which are its own trouble with a receiver and no dead addresses, have the heading of its bounces;
-nothing in the file tells them apart.
+SendGrid's blocks (its trouble with a receiver, over which it goes on sending to the address) have the heading of its bounces.
+They are told apart line by line, by the status: a temporary one (4.x.x) or one of policy (x.7.x) suppresses nobody.
 
-Sources: documentation.mailgun.com (import of bounces, unsubscribes, complaints), postmarkapp.com/developer (suppressions),
-docs.aws.amazon.com/ses (account-level suppression list), SparkPost's suppression-list API, developers.brevo.com
-(blockedContacts). Where a provider documents its API and not its CSV, the API's names are expected as columns.
+Hazard: whoever left only mail of one Mailgun tag is read as having left all of the stream that the list is imported into.
+
+Sources. Columns of the files themselves: documentation.mailgun.com (import of bounces, unsubscribes, complaints: `address` and
+`code, error`, `tags`, `created_at`); github.com/SparkPost/sparkpost-cli (sendgrid-suppresions.md: SendGrid's exports of bounces have
+`status` and `reason`, of invalid addresses `reason`, of spam reports `ip`, all `email` and `created`); what each of SendGrid's lists
+holds, with statuses: twilio.com/docs/sendgrid/api-reference (bounces, blocks, spam reports, invalid emails, suppressions).
+The API's names are expected as columns, and its words as reasons, where the file is documented nowhere: postmarkapp.com/developer
+(suppressions), docs.aws.amazon.com/ses (ListSuppressedDestinations), SparkPost's suppression-list API with its six sources,
+developers.brevo.com (blockedContacts). From memory: that Brevo's and Resend's exports of contacts flag who left with
+`EMAIL_BLOCKLISTED` and `unsubscribed`.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -84,6 +92,15 @@ def _sparkpost(cells: Mapping[str, str]) -> str | None:
     return _word("source", "description")(cells)
 
 
+_enhanced = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.\d{1,3}(?![\d.])").search
+
+
+def _sendgrid(cells: Mapping[str, str]) -> str | None:
+    """Bounces and blocks share their heading; the status comes first, as the reason may quote several."""
+    code = _enhanced(cells["status"]) or _enhanced(cells["reason"])
+    return None if code is not None and (code[1] == "4" or code[2] == "7") else _BOUNCE
+
+
 def _flagged(column: str) -> Callable[[Mapping[str, str]], str | None]:
     """An export of all contacts: those who left have `column` set."""
     return lambda cells: _UNSUBSCRIBE if _letters(cells[column]) in _YES else None
@@ -104,7 +121,7 @@ _DIALECTS: Final = (
     _Dialect("brevo contacts", frozenset({"email", "emailblacklisted"}), _flagged("emailblacklisted")),
     _Dialect("brevo contacts", frozenset({"email", "emailblocklisted"}), _flagged("emailblocklisted")),
     _Dialect("resend contacts", frozenset({"email", "unsubscribed"}), _flagged("unsubscribed")),
-    _Dialect("sendgrid bounces", frozenset({"email", "status", "reason", "created"}), _always(_BOUNCE)),
+    _Dialect("sendgrid bounces", frozenset({"email", "status", "reason", "created"}), _sendgrid),
     _Dialect("sendgrid spam reports", frozenset({"email", "created", "ip"}), _always(_COMPLAINT)),
     _Dialect("sendgrid invalid emails", frozenset({"email", "created", "reason"}), _always(_BOUNCE)),
     _Dialect("sendgrid unsubscribes", frozenset({"email", "created"}), _always(_UNSUBSCRIBE)),

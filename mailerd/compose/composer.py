@@ -164,7 +164,8 @@ class Composer:
 
     def unknown(self, jobs: Sequence[Job]) -> set[str]:
         """The templates that these rows name and nobody here knows yet: they may be stored."""
-        return {job.template for job in jobs if job.template is not None and not self._templates.knows(job.template)}
+        names = {job.template for job in jobs if job.template is not None}  # few: each may cost a look into the folder
+        return {name for name in names if not self._templates.knows(name)}
 
     def _compose(self, job: Job) -> Outgoing:
         sender = self._sender(job)

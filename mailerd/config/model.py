@@ -19,6 +19,7 @@ from mailerd.config.alerts import Alerts
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
 from mailerd.config.inbound import Inbound
 from mailerd.config.outgoing import Webhook
+from mailerd.config.privacy import Privacy
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
 from mailerd.config.tracking import Tracking
@@ -402,6 +403,7 @@ class Config(Section, frozen=True, kw_only=True):
     shutdown: Shutdown = Shutdown()
     ops: Ops = Ops()
     public: Public = Public()
+    privacy: Privacy = Privacy()
     inbound: Inbound = Inbound()
     log: Log = Log()
     templates: Templates = Templates()

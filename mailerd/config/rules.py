@@ -31,6 +31,7 @@ from mailerd.config.model import (
     Templates,
 )
 from mailerd.config.outgoing import Webhook, trouble
+from mailerd.config.privacy import Privacy
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
@@ -50,6 +51,8 @@ def check(tree: Tree, *, require_provider: bool) -> None:
             _text(tree, (*path, "listen_url"), database.listen_url, _database_url)
     for path, ops in tree.tables(Ops):
         _text(tree, (*path, "listen"), ops.listen, values.listen)
+    for path, privacy in tree.tables(Privacy):
+        _long_enough(tree, (*path, "key"), privacy.key)
     # A table that is not in the file counts, too: streams may want what it does not say.
     _public(tree, *next(iter(tree.tables(Public)), (("public",), Public())))
     for path, inbound in tree.tables(Inbound):
@@ -97,8 +100,7 @@ def _public(tree: Tree, path: Path, public: Public) -> None:
             tree.problem((*path, "base_url"), "must be given with `listen`: links in messages begin with it")
         if "secret" not in given:
             tree.problem((*path, "secret"), "must be given: it signs the links (`openssl rand -hex 32` makes one)")
-    if any(len(secret.encode()) < SECRET_OCTETS for secret in public.secret):
-        tree.problem((*path, "secret"), f"must have at least {SECRET_OCTETS} characters")
+    _long_enough(tree, (*path, "secret"), public.secret)
     for network in public.trusted_proxies:
         _text(tree, (*path, "trusted_proxies"), network, _network)
     for at, stream in tree.tables(Stream):
@@ -108,6 +110,11 @@ def _public(tree: Tree, path: Path, public: Public) -> None:
     for at, identity in tree.tables(Identity):
         if identity.verp and "secret" not in given:
             tree.problem((*at, "verp"), "needs [public] `secret`: return paths are signed")
+
+
+def _long_enough(tree: Tree, path: Path, secrets: tuple[str, ...]) -> None:
+    if any(len(secret.encode()) < SECRET_OCTETS for secret in secrets):
+        tree.problem(path, f"must have at least {SECRET_OCTETS} characters")
 
 
 def _network(text: str) -> None:

@@ -45,7 +45,7 @@ TROUBLE_PAUSE = 1.0
 
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
-    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`)."""
+    more; `threads` sign, if there is a key at all; `erased` are the keys of erased addresses (`store.erased`)."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Admission:
         memory: int,
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
-        erased: bytes | None = None,
+        erased: Sequence[bytes] = (),
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None

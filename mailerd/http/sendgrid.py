@@ -1,7 +1,8 @@
 """SendGrid v3: twilio.com/docs/sendgrid/api-reference/mail-send, and its published OpenAPI document (sendgrid-oai).
 
 One message a call: several share one only where they have the same text. Accepted is 202 without a body; the id is in
-the header X-Message-Id. Our id is in `custom_args`. No idempotency, and no envelope sender of our own.
+the header X-Message-Id. Our id is in the `custom_args` of the personalization: those of the message are a text, by the document.
+No idempotency, and no envelope sender of our own.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Any, Final
 from mailerd.config.provider import Provider
 from mailerd.http.dialect import ID_KEY, Entry, Fault, Request, Response, Verdict, by_status, encode, ident, words
 from mailerd.http.fields import Fields, Mailbox, fields
-from mailerd.message import Outgoing
+from mailerd.message import Failure, Outgoing
 
 __all__ = ["Sendgrid"]
 
 CATEGORIES: Final = 10
+CATEGORY: Final = 255  # characters
 _HOSTS: Final = {"eu": "https://api.eu.sendgrid.com"}
+# Of the headers that may not be set; the others have fields of their own.
+_RESERVED: Final = frozenset({"x-sg-id", "x-sg-eid"})
 _identity = re.compile("verified sender identity", re.IGNORECASE).search
 _credits = re.compile("maximum credits|exceeded your messaging limits", re.IGNORECASE).search
 
@@ -38,7 +42,8 @@ class Sendgrid:
 
     def entry(self, outgoing: Outgoing) -> Entry:
         body = _body(fields(outgoing), ident(outgoing))
-        if tags := list(dict.fromkeys(outgoing.job.tags or ())):
+        # A tag too many, or too long, is no reason to refuse the message.
+        if tags := [tag for tag in dict.fromkeys(outgoing.job.tags or ()) if 0 < len(tag) <= CATEGORY]:
             body["categories"] = tags[:CATEGORIES]
         return Entry(outgoing, encode(body))
 
@@ -64,7 +69,7 @@ def _mailbox(one: Mailbox) -> dict[str, str]:
 
 
 def _body(message: Fields, id_: str) -> dict[str, Any]:
-    to: dict[str, Any] = {"to": [_mailbox(one) for one in message.to]}
+    to: dict[str, Any] = {"to": [_mailbox(one) for one in message.to], "custom_args": {ID_KEY: id_}}
     for name, mailboxes in (("cc", message.cc), ("bcc", message.bcc)):
         if mailboxes:
             to[name] = [_mailbox(one) for one in mailboxes]
@@ -79,14 +84,17 @@ def _body(message: Fields, id_: str) -> dict[str, Any]:
         "from": _mailbox(message.sender),
         "subject": message.subject or " ",
         "content": content,
-        "custom_args": {ID_KEY: id_},
     }
     if len(message.reply_to) == 1:
         body["reply_to"] = _mailbox(message.reply_to[0])
     elif message.reply_to:
         body["reply_to_list"] = [_mailbox(one) for one in message.reply_to]
     if headers := message.header_map():
+        if reserved := [name for name in headers if name.lower() in _RESERVED]:
+            raise Failure(f"header {reserved[0]}: this provider keeps it to itself", "header")
         body["headers"] = headers
+    if empty := [file for file in message.files if not file.content]:
+        raise Failure(f"attachment {empty[0].name}: this provider takes no empty file", "attachment")
     if message.files:
         body["attachments"] = [
             {

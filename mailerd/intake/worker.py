@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -22,6 +23,7 @@ from mailerd.feedback import Feedback
 from mailerd.inbound.correlate import clues, feedback, match
 from mailerd.inbound.reader import read
 from mailerd.message import clean
+from mailerd.store import erased
 from mailerd.store import feedback as reports
 from mailerd.store import inbound as store
 from mailerd.store.database import Session, Unavailable
@@ -71,6 +73,7 @@ class Worker:
         self._paths = return_paths(config)
         self._providers = _providers(config)
         self._retention = float(config.inbound.retention)
+        self._hidden = erased.keys(config.privacy.key, config.public.secret)
 
     def wake(self) -> None:
         self._some.set()
@@ -137,7 +140,8 @@ class Worker:
         found = match(trail, {id_: (one.created_at, one.recipients) for id_, one in sent.items()})
         provider = self._providers.get(trail.provider[0][0], "") if trail.provider else ""
         told = feedback(report, found, trail, name=mail.digest.hex(), at=mail.at, provider=provider)
-        applied = await (self._apply or reports.apply)(self._session, told) if told else 0
+        apply = self._apply or partial(reports.apply, keys=self._hidden)
+        applied = await apply(self._session, told) if told else 0
         by = found.by if found else ("provider_id" if trail.provider and told else "recipient" if told else "")
         await store.finish(
             self._session,

@@ -9,6 +9,9 @@ Only a report whose message is found by an id may suppress anybody, or change wh
 a mail that looks like a bounce, and knows whom we write to. What is not found is written all the same if it names a recipient, with message id 0.
 `unknown` is not an event and is left to whoever keeps the raw report.
 
+Of a recipient who was erased after the message was made, only the pseudonym is written, without the peer's words about the
+address; it is suppressed like any other (`store.gates` knows it), but nothing else is counted for it.
+
 Hazard: a batch locks rows by address; they are taken in order of the address, so that two instances cannot deadlock.
 """
 
@@ -27,12 +30,15 @@ from mailerd.compose.address import normal
 from mailerd.feedback import TYPES, Feedback
 from mailerd.message import Failure, clean
 from mailerd.store.database import Session
+from mailerd.store.erased import Mark, pseudonyms, scrubbed, since, unveiled
 
 __all__ = ["POLICY", "Message", "Policy", "apply", "decide", "forget"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_LIMIT: Final = 1 << 63
 _METADATA_LIMIT: Final = 4096  # octets of JSON
+_KEPT: Final = ("source", "bot", "topic", "reported_at")  # of the metadata, if that is too much or must go
+_FIRST_ID: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _ours = re.compile(r"(\d{1,19})\.([0-9a-f]{1,16})@").match  # a Message-ID of `compose.composer`
 
 
@@ -54,6 +60,28 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     stream: str
     recipients: Sequence[str]
     guessed: bool = False
+
+    @property
+    def made(self) -> datetime:
+        """When, to the second: ids are made of it."""
+        return _FIRST_ID + timedelta(seconds=self.id >> 21)
+
+
+class Erasures(msgspec.Struct, frozen=True):
+    """Which addresses were erased, and what any of the keys makes of each address that a report names."""
+
+    marks: Mapping[str, Mark] = {}
+    keys: Sequence[bytes] = ()
+
+    def hides(self, address: str, message: Message | None) -> str | None:
+        """The pseudonym to write instead of the address; None if it was not erased, or the message came after that."""
+        if address.startswith("erased:"):
+            return address
+        mark = self.marks.get(address)
+        return mark.pseudonym if mark and (message is None or message.made <= mark.at) else None
+
+
+_NOBODY: Final = Erasures()
 
 
 class Consequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,9 +190,14 @@ SELECT count(*) FROM ok
 """
 
 
-async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = POLICY) -> int:
-    """Applies them, all or none; how many were new. Raises what `Session` raises, and then the caller may repeat it, except
-    for a data error, which is one report's fault: the caller halves the batch."""
+async def apply(
+    session: Session, reports: Sequence[Feedback], policy: Policy = POLICY, keys: Sequence[bytes] = ()
+) -> int:
+    """Applies them, all or none; how many were new. `keys`: of `store.erased`.
+
+    Raises what `Session` raises, and then the caller may repeat it, except for a data error, which is one report's fault:
+    the caller halves the batch.
+    """
     now = datetime.now(UTC)
     wanted = [report for report in reports if report.type in TYPES and report.type != "unknown"]
     if not wanted:
@@ -182,9 +215,15 @@ async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = 
     messages = {row[0]: Message(id=row[1], stream=row[2], recipients=row[3], guessed=row[4]) for row in rows}
     complained = any(report.type == "complained" for report in wanted)
     marketing = [row[0] for row in await session.fetch(MARKETING)] if complained else []
+    erasures = _NOBODY
+    if keys:
+        addresses = {_address(report.recipient) for report in wanted}
+        addresses.update(_address(mailbox) for message in messages.values() for mailbox in message.recipients)
+        addresses.discard("")
+        erasures = Erasures(await since(session, keys, addresses), keys)
     made: dict[str | int, Consequence] = {}
     for number, report in enumerate(wanted):
-        if (consequence := decide(report, messages.get(number), marketing, now)) is not None:
+        if (consequence := decide(report, messages.get(number), marketing, now, erasures)) is not None:
             made.setdefault(consequence.key or number, consequence)
     if not made:
         return 0
@@ -199,14 +238,22 @@ async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = 
     )
 
 
-def decide(report: Feedback, message: Message | None, marketing: Sequence[str], now: datetime) -> Consequence | None:
+def decide(
+    report: Feedback,
+    message: Message | None,
+    marketing: Sequence[str],
+    now: datetime,
+    erasures: Erasures = _NOBODY,
+) -> Consequence | None:
     """What follows from a report about `message` (None: not found). None: it names neither message nor recipient.
 
     `marketing`: the streams that a complaint stops; it never stops transactional ones.
     """
-    bit, recipient = _whom(report, message)
+    bit, recipient = _whom(report, message, erasures.keys)
     if message is None and not recipient:
         return None
+    hidden = erasures.hides(recipient, message)
+    recipient = hidden or recipient
     stream = message.stream if message is not None else report.stream or None
     soft = report.type == "bounced" and not report.hard
     suppress: list[tuple[str, str]] = []
@@ -219,7 +266,11 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
             suppress.append((report.stream or message.stream, "unsubscribe"))
     elif report.type == "unsubscribed" and recipient and report.stream and not report.topic:
         suppress.append((report.stream, "unsubscribe"))  # its token says who and from what, years later
-    proven = message is not None and not message.guessed and bool(recipient) and not report.bot
+    proven = message is not None and not message.guessed and bool(recipient) and not report.bot and not hidden
+    detail, metadata = clean(report.detail), _metadata(report, now)
+    if hidden:
+        detail = scrubbed(detail, hidden)
+        metadata = {key: value for key, value in (metadata or {}).items() if key in _KEPT} or None
     return Consequence(
         key=_key(report),
         message_id=message.id if message is not None else 0,
@@ -232,8 +283,8 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
         code=report.code if 0 <= report.code < 1000 else 0,
         enhanced=clean(report.enhanced, 20),
         category=clean(report.category, 60),
-        detail=clean(report.detail),
-        metadata=_metadata(report, now),
+        detail=detail,
+        metadata=metadata,
         suppress=suppress,
         source=clean(report.source, 200),
         soft=soft and proven,
@@ -254,8 +305,8 @@ def _named(report: Feedback) -> tuple[int, int]:
     return 0, 0
 
 
-def _whom(report: Feedback, message: Message | None) -> tuple[int, str]:
-    """(bit, normal address) of the recipient that a report is about; '' if nobody can say."""
+def _whom(report: Feedback, message: Message | None, keys: Sequence[bytes] = ()) -> tuple[int, str]:
+    """(bit, normal address or pseudonym) of the recipient that a report is about; '' if nobody can say."""
     named = _address(report.recipient)
     if message is None:
         return 0, named
@@ -264,11 +315,18 @@ def _whom(report: Feedback, message: Message | None) -> tuple[int, str]:
         return report.rcpt, ours[report.rcpt]
     if named in ours:
         return ours.index(named), named
+    if keys and named and any(mailbox.startswith("erased:") for mailbox in ours):
+        for name in pseudonyms(keys, named):
+            if name in ours:
+                return ours.index(name), name
     # Passed on to an address that we never wrote to: it is about the one that we did write to.
     return (0, ours[0]) if len(ours) == 1 else (0, "")
 
 
 def _address(text: str) -> str:
+    """In normal form, or the pseudonym that stands in its place; '' for what is neither."""
+    if text.startswith("erased") and (hidden := unveiled(text)):
+        return hidden
     try:
         return normal(text) if text else ""
     except Failure:
@@ -294,7 +352,7 @@ def _metadata(report: Feedback, now: datetime) -> dict[str, Any] | None:
     if report.at is not None and report.at.tzinfo is not None and abs(report.at - now) > timedelta(seconds=5):
         said["reported_at"] = report.at.isoformat()
     if len(msgspec.json.encode(said)) > _METADATA_LIMIT:
-        said = {key: value for key, value in said.items() if key in ("source", "bot", "topic", "reported_at")}
+        said = {key: value for key, value in said.items() if key in _KEPT}
     return said or None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from mailerd.store.database import Session
-from mailerd.store.privacy import pseudonym
+from mailerd.store.erased import pseudonyms
 
 __all__ = ["capped", "suppressed"]
 
@@ -23,21 +23,23 @@ CROSS JOIN LATERAL (
   WHERE s.address = a.address AND s.stream IN ('', $2) AND (s.until IS NULL OR s.until > now())
   LIMIT 1) s
 """
-# With $3 the pseudonyms of the addresses, in their order: an erased address is suppressed by that.
+# With $3 a pseudonym of each: an erased address is suppressed by that. One that has several comes several times.
 SUPPRESSED_OR_ERASED: Final = SUPPRESSED.replace(
     "unnest($1::text[]) AS a(address)", "unnest($1::text[], $3::text[]) AS a(address, pseudonym)"
 ).replace("s.address = a.address", "s.address IN (a.address, a.pseudonym)")
 
 
 async def suppressed(
-    session: Session, stream: str, addresses: Collection[str], key: bytes | None = None
+    session: Session, stream: str, addresses: Collection[str], keys: Sequence[bytes] = ()
 ) -> dict[str, str]:
-    """Of these addresses, those that must not get mail of this stream, with the reason. `key`: of `store.privacy`."""
+    """Of these addresses, those that must not get mail of this stream, with the reason. `keys`: of `store.erased`."""
     wanted = list(addresses)
-    if key is None:
+    if not keys:
         rows = await session.fetch(SUPPRESSED, wanted, stream)
     else:
-        rows = await session.fetch(SUPPRESSED_OR_ERASED, wanted, stream, [pseudonym(key, a) for a in wanted])
+        names = [name for address in wanted for name in pseudonyms(keys, address)]
+        repeated = [address for address in wanted for _ in keys]
+        rows = await session.fetch(SUPPRESSED_OR_ERASED, repeated, stream, names)
     return {row[0]: row[1] for row in rows}
 
 

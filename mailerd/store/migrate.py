@@ -1,8 +1,8 @@
 """Brings the schema up to date: numbered SQL files, each applied once, with its checksum, under an advisory lock.
 
-`migrate` applies what is missing, all in one transaction; `verify` says whether a daemon of this version may run on
-the schema it finds. It never changes an applied file's effect and never goes backwards: migrations expand first and
-contract in a later release, so that instances can be rolled one by one.
+`migrate` applies what is missing, all in one transaction, and grants the roles what they lack (`grants.sql`, each time);
+`verify` says whether a daemon of this version may run on the schema it finds. It never changes an applied file's effect and
+never goes backwards: migrations expand first and contract in a later release, so that instances can be rolled one by one.
 
 Hazards: the lock is held for the whole transaction; `lock_timeout` keeps a forgotten open transaction from turning a
 migration into an outage.
@@ -18,7 +18,17 @@ import asyncpg
 
 from mailerd.store.database import Session, Unavailable, apply_role_settings, explain_failure, qualify
 
-__all__ = ["MIN_DAEMON", "SCHEMA_VERSION", "Migration", "SchemaProblem", "migrate", "migrations", "verify"]
+__all__ = [
+    "MIN_DAEMON",
+    "SCHEMA_VERSION",
+    "Migration",
+    "SchemaProblem",
+    "grants",
+    "migrate",
+    "migrations",
+    "missing_roles",
+    "verify",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,13 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda m: m.version)
 
 
+def grants() -> str:
+    """What the roles may do, as SQL that may run any number of times."""
+    return resources.files("mailerd.store").joinpath("grants.sql").read_text("utf-8")
+
+
 SCHEMA_VERSION = max(m.version for m in migrations())
+ROLES = ("mailerd_app", "mailerd_read")
 MIN_DAEMON = 1  # the oldest daemon (by its schema version) that still works on the newest schema
 
 _BOOK = """
@@ -66,7 +82,7 @@ def script(schema: str) -> str:
         f"VALUES ({m.version}, '{m.name}', '{m.checksum}');"
         for m in migrations()
     ]
-    parts.append(_version_row())
+    parts += [grants(), _version_row()]
     return "BEGIN;\n" + qualify("\n".join(parts), schema) + "\nCOMMIT;\n"
 
 
@@ -119,6 +135,7 @@ async def migrate(session: Session) -> list[Migration]:
                     step.checksum,
                 )
                 applied.append(step)
+            await connection.execute(qualify(grants(), schema))
             await connection.execute(qualify(_version_row(), schema))
     except asyncpg.LockNotAvailableError as error:
         raise SchemaProblem(
@@ -131,6 +148,12 @@ async def migrate(session: Session) -> list[Migration]:
         raise Unavailable(explain_failure(error)) from error
     await apply_role_settings(session)
     return applied
+
+
+async def missing_roles(session: Session) -> list[str]:
+    """Those that applications and dashboards need and nobody made: whoever migrated was not allowed to."""
+    sql = "SELECT r FROM unnest($1::text[]) r WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r)"
+    return [row[0] for row in await session.fetch(sql, ROLES)]
 
 
 def _too_new(version: int) -> str:

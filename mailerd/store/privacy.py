@@ -6,39 +6,29 @@ holding: the gate looks for the hash as well. What is being sent at that moment,
 counted, and the caller repeats the command later. A message to several people is erased as a whole, except for the
 addresses of the others.
 
+Webhooks that nobody has read yet may be about others as well: the address is replaced in them where they lie. The erasure is
+marked in the audit before it begins, so what is read or arrives from then on about older messages is written down under the
+pseudonym (`store.erased`, `store.feedback`).
+
 It never touches the metrics, the applications' own tables, backups or log files. Hazards: it reads whole tables (no index
 knows who is in cc), so it takes minutes on a large outbox; and the hash is only as good as its key: whoever has the
-secret can test whether a given address was erased.
+secret can test whether a given address was erased. What providers report afterwards is kept raw for as long as all is.
 """
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
-from mailerd.compose.tokens import derive
 from mailerd.store.database import Run, Session
+from mailerd.store.erased import ACTION, mailbox, pseudonyms
 
-__all__ = ["Erased", "erase", "export", "key", "pseudonym"]
+__all__ = ["Erased", "erase", "export"]
 
 TIMEOUT: Final = 600.0  # seconds a statement: whole tables are read
-PURPOSE: Final = "privacy"
-
-
-def key(secrets: tuple[str, ...]) -> bytes | None:
-    """The key of the pseudonyms, from the oldest of `[public] secret`: the one that rotation leaves alone the longest."""
-    return derive(secrets[-1], PURPOSE) if secrets else None
-
-
-def pseudonym(key: bytes, address: str) -> str:
-    """What stands for an address (in normal form) that was erased: `erased:` and 128 bits of HMAC-SHA-256 in hexadecimal.
-    No address looks like it: it has no `@`."""
-    return "erased:" + hmac.digest(key, address.encode("utf-8", "backslashreplace"), sha256).hex()[:32]
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +58,8 @@ def spellings(address: str) -> list[str]:
 
 def mention(names: Sequence[str]) -> str:
     """A regular expression of Postgres for text that has one of them: ann@x.example, not joann@x.example nor ann@x.example.org."""
-    return f"(?<![a-z0-9.!#$%&*+?^_{{|}}~-])(?:{'|'.join(map(re.escape, names))})(?![a-z0-9_-]|\\.[a-z0-9])"
+    either = "|".join(re.escape(name).replace("@", "(?:@|%40)") for name in names)
+    return f"(?<![a-z0-9.!#$%&*+?^_{{|}}~-])(?:{either})(?![a-z0-9_-]|\\.[a-z0-9])"
 
 
 # The bare address of a mailbox, lower-cased.
@@ -99,8 +90,8 @@ _EXPORT: Final = (
 )
 
 
-async def export(session: Session, address: str, key: bytes | None = None) -> dict[str, list[Any]]:
-    """Everything held about an address (in normal form), by table. With the key, what was erased before as well."""
+async def export(session: Session, address: str, keys: Sequence[bytes] = ()) -> dict[str, list[Any]]:
+    """Everything held about an address (in normal form), by table. With the keys, what was erased before as well."""
     names = spellings(address)
     ids = [row[0] for row in await session.fetch(_FIND, names, timeout=TIMEOUT)]
 
@@ -113,8 +104,7 @@ async def export(session: Session, address: str, key: bytes | None = None) -> di
             row for table in ("outbox", "outbox_kept") for row in await rows(table, "o.id = ANY ($1::bigint[])", ids)
         ]
     }
-    if key is not None:
-        names.append(pseudonym(key, address))
+    names += pseudonyms(keys, address)
     for name, table, where, by_id in _EXPORT:
         told[name] = await rows(table, where, names, *([ids] if by_id else []))
     told["inbound_mail"] = await rows("inbound_mail", _INBOUND, mention(names), ids)
@@ -151,6 +141,10 @@ WHERE o.message_id = ANY ($3::bigint[]) AND o.detail ~* $1::text
 _READ: Final = (
     "encode(o.body, 'escape') ~* $1::text AND NOT EXISTS (SELECT FROM mailerd.inbox_unread u WHERE u.id = o.id)"
 )
+_UNREAD: Final = """
+UPDATE mailerd.inbox o SET body = decode(regexp_replace(encode(o.body, 'escape'), $1::text, $2::text, 'gi'), 'escape')
+WHERE encode(o.body, 'escape') ~* $1::text
+"""
 _SUPPRESSION: Final = """
 WITH gone AS (DELETE FROM mailerd.suppression WHERE address = ANY ($1::text[]) RETURNING stream, reason, source, at, until)
 INSERT INTO mailerd.suppression AS s (address, stream, reason, source, at, until)
@@ -164,11 +158,19 @@ WHERE {_NOTED}
 """
 
 
-async def erase(session: Session, address: str, key: bytes, actor: str) -> Erased:
-    """Erases an address (in normal form), all or nothing. Repeating it is safe. Raises what `Session` raises."""
-    names = spellings(address)
-    hidden, mentioned = pseudonym(key, address), mention(names)
+_MARK: Final = "INSERT INTO mailerd.audit (actor, action, target, detail) VALUES ($1, $2, $3, $4)"
+
+
+async def erase(session: Session, address: str, keys: Sequence[bytes], actor: str) -> Erased:
+    """Erases an address (in normal form), all or nothing but the mark. What older keys hid gets the pseudonym of the first.
+
+    Repeating it is safe. Raises what `Session` raises.
+    """
+    hidden, *older = pseudonyms(keys, address)
+    names = [*spellings(address), *older, *map(mailbox, older)]
+    mentioned = mention(names)
     done: list[Erased] = []
+    await session.execute(_MARK, actor, ACTION, hidden, "begins")
 
     async def work(run: Run) -> None:
         ids = [row[0] for row in await run(_FIND, names)]
@@ -201,12 +203,10 @@ async def erase(session: Session, address: str, key: bytes, actor: str) -> Erase
         )
         await run(_QUOTED, mentioned, hidden, settled)
         await gone("inbox", _READ, mentioned)
+        await run(_UNREAD, mentioned, hidden)
         await run(_AUDITED, mentioned, hidden)
         detail = f"{result.messages} messages, {result.events} events, {len(held)} still held"
-        await run(
-            "INSERT INTO mailerd.audit (actor, action, target, detail) VALUES ($1, $2, $3, $4)",
-            actor, "privacy erase", hidden, detail,
-        )  # fmt: skip
+        await run(_MARK, actor, ACTION, hidden, detail)
         done.append(result)
 
     await session.together(work, timeout=TIMEOUT)

@@ -94,16 +94,19 @@ async def add_up(
         nonlocal rows
         if not (await run(_ALONE, "rates"))[0][0]:
             return
-        sums: dict[tuple[int, str, str, str, str, str], int] = {}
+        found: dict[tuple[int, str], int] = {}  # few, beside the rows: each statement names a domain anew
         taken = await run(_TAKE, limit)
         for span, kinds, counts in taken:
             for kind, events in zip(kinds, counts, strict=True):
-                stream, provider, domain, type_, category, report = _parts(kind)
-                group = group_of(domain.strip(" <>\t").lower()) or "" if domain else ""
-                key = (span, stream, provider, group, type_, category)
-                sums[key] = sums.get(key, 0) + events
-                if report:
-                    reports[type_] = reports.get(type_, 0) + events
+                found[span, kind] = found.get((span, kind), 0) + events
+        sums: dict[tuple[int, str, str, str, str, str], int] = {}
+        for (span, kind), events in found.items():
+            stream, provider, domain, type_, category, report = _parts(kind)
+            group = group_of(domain.strip(" <>\t").lower()) or "" if domain else ""
+            key = (span, stream, provider, group, type_, category)
+            sums[key] = sums.get(key, 0) + events
+            if report:
+                reports[type_] = reports.get(type_, 0) + events
         if sums:
             columns: list[Sequence[Any]] = list(zip(*sorted(sums), strict=True))
             await run(_ADD, *map(list, columns), [sums[key] for key in sorted(sums)])

@@ -23,7 +23,7 @@ from mailerd.config.model import Config
 from mailerd.config.resolved import Resolved
 from mailerd.config.values import listen as parse_listen
 from mailerd.feedback import Feedback
-from mailerd.store import feedback, inbox, preference
+from mailerd.store import erased, feedback, inbox, preference
 from mailerd.store.database import Session, Unavailable
 from mailerd.web.desk import BODY_LIMIT, Desk, refusal
 from mailerd.web.group import GroupCommit
@@ -66,14 +66,16 @@ class PublicServer:
         metrics: Metrics,
         *,
         webhooks: Mapping[str, Webhook] | None = None,
-        apply: Apply = feedback.apply,
+        apply: Apply | None = None,
     ) -> None:
         config = resolved.config
+        apply = apply or self._apply
         database = config.database
         self.address: tuple[str, int] | None = None
         self.traffic = Traffic(metrics.registry)
         self.traffic.gauges = self._gauges
         self._config = config
+        self._hidden = erased.keys(config.privacy.key, config.public.secret)
         self._health = health
         self._given = webhooks
         self._sessions = {name: Session(database, f"mailerd:{name}") for name in ("received", "left", "seen", "page")}
@@ -128,6 +130,7 @@ class PublicServer:
             log.error("reload: [public] has no secret any more: links are read with the old ones")
             return
         self._proxies = Proxies(public.trusted_proxies)
+        self._hidden = erased.keys(resolved.config.privacy.key, public.secret)
         if self._given is None:
             self._receiver.webhooks = self._reader.webhooks = webhooks_of(resolved.config)
         self._server.handle = self._desk(resolved).handle
@@ -188,6 +191,9 @@ class PublicServer:
     async def _store(self, batch: list[inbox.Raw]) -> None:
         await inbox.put(self._sessions["received"], batch)
         self._reader.wake.set()
+
+    async def _apply(self, session: Session, reports: Sequence[Feedback]) -> int:
+        return await feedback.apply(session, reports, keys=self._hidden)
 
     async def _applied(self, apply: Apply, session: str, batch: list[Feedback]) -> None:
         await apply(self._sessions[session], batch)

@@ -8,23 +8,22 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from mailerd.store import privacy
+from mailerd.store import erased
 from mailerd.store.database import Session
 from mailerd.store.gates import suppressed
 from tests.cli.commands import Commands
 
 Connection = asyncpg.Connection
 
-SECRET = "a secret for tests only"
+SECRET, OLDER = "a secret for tests only", "another secret of before"
 ANN, JOANN = "ann@x.example", "joann@x.example"
-KEY = privacy.key(("new secret, not used", SECRET))
-assert KEY is not None
-HIDDEN = privacy.pseudonym(KEY, ANN)
+KEYS = erased.keys((), (SECRET, OLDER))
+HIDDEN, HIDDEN_BEFORE = erased.pseudonyms(KEYS, ANN)
 
 
 @pytest.fixture
 def commands(database: str, tmp_path: Path) -> Commands:
-    return Commands(database, tmp_path, f'[public]\nsecret = ["another secret to sign", "{SECRET}"]\n')
+    return Commands(database, tmp_path, f'[public]\nsecret = ["{SECRET}", "{OLDER}"]\n')
 
 
 async def message(connection: Connection, recipient: str, *, settled: bool = True, **columns: object) -> int:
@@ -104,8 +103,8 @@ async def test_erase_leaves_a_pseudonym_and_everybody_else(
     copied = await message(connection, "bob@y.example", cc=["A <ann@x.example>", "c@z.example"])
     unsent = await message(connection, ANN, settled=False)
     await hold(connection, ANN)
-    erased = await commands.json("privacy", "erase", ANN, "--yes")
-    assert erased == {
+    told = await commands.json("privacy", "erase", ANN, "--yes")
+    assert told == {
         "pseudonym": HIDDEN, "cancelled": 1, "messages": 3, "events": 2, "dead_letters": 1, "suppression": 1, "engagement": 1,
         "soft_bounces": 1, "inbound_mail": 1, "held": []
     }  # fmt: skip
@@ -125,11 +124,50 @@ async def test_erase_leaves_a_pseudonym_and_everybody_else(
     assert row is not None
     assert (row["recipient"], row["cc"][1]) == ("bob@y.example", "c@z.example")
     assert (row["subject"], row["text_body"], row["html_body"]) == (None, "", None)
-    assert await suppressed(session, "any", [ANN, "free@x.example"], KEY) == {ANN: "complaint"}
+    assert await suppressed(session, "any", [ANN, "free@x.example"], KEYS) == {ANN: "complaint"}
     assert await suppressed(session, "any", [ANN]) == {}
     again = await commands.json("privacy", "erase", ANN, "--yes")
     assert again["messages"] == again["events"] == again["suppression"] == 0
     assert '"reason": "complaint"' in (await commands("privacy", "export", ANN)).stdout
+
+
+async def test_keys_are_rotated(connection: Connection, session: Session, database: str, tmp_path: Path) -> None:
+    id_ = await message(connection, ANN)
+    await hold(connection, ANN)
+    before = Commands(database, tmp_path, f'[public]\nsecret = "{OLDER}"\n')
+    assert (await before.json("privacy", "erase", ANN, "--yes"))["pseudonym"] == HIDDEN_BEFORE
+    # Another secret stands before it now: what was hidden is still known, and hidden anew if somebody asks again.
+    commands = Commands(database, tmp_path, f'[public]\nsecret = ["{SECRET}", "{OLDER}"]\n')
+    for expected in (HIDDEN_BEFORE, HIDDEN):
+        assert await suppressed(session, "any", [ANN], KEYS) == {ANN: "complaint"}
+        assert [tuple(r) for r in await connection.fetch("SELECT address FROM mailerd.suppression")] == [(expected,)]
+        assert await connection.fetchval("SELECT recipient FROM mailerd.event") == expected
+        assert await connection.fetchval("SELECT recipient FROM mailerd.outbox") == erased.mailbox(expected)
+        told = json.loads((await commands("privacy", "export", ANN)).stdout)
+        assert (len(told["events"]), len(told["suppression"])) == (1, 1)
+        again = await commands.json("privacy", "erase", ANN, "--yes")
+        assert again["pseudonym"] == HIDDEN
+    assert await connection.fetchval("SELECT id FROM mailerd.outbox") == id_
+    # A key of its own stands for the secrets, which may then all go.
+    assert erased.keys((OLDER,), (SECRET,)) == KEYS[1:]
+    assert await suppressed(session, "any", [ANN], erased.keys((SECRET,), ("quite another secret",))) == {
+        ANN: "complaint"
+    }
+
+
+async def test_an_unread_webhook_loses_the_address_and_nothing_else(commands: Commands, connection: Connection) -> None:
+    body = '[{"email":"Ann@x.example","x":"\\u00e9 \\\\ é"},{"email":"joann@x.example"}] to=ann%40x.example&'
+    id_ = await connection.fetchval(
+        "WITH put AS (INSERT INTO mailerd.inbox (provider, headers, body) VALUES ('p', '{}', $1) RETURNING id) "
+        "INSERT INTO mailerd.inbox_unread SELECT id FROM put RETURNING id",
+        body.encode() + b"\xff\x00",
+    )
+    assert len(json.loads((await commands("privacy", "export", ANN)).stdout)["webhooks_in"]) == 1
+    await commands("privacy", "erase", ANN, "--yes")
+    assert await connection.fetchval("SELECT body FROM mailerd.inbox WHERE id = $1", id_) == (
+        body.replace("Ann@x.example", HIDDEN, 1).replace("ann%40x.example", HIDDEN).encode() + b"\xff\x00"
+    )
+    assert await connection.fetchval("SELECT count(*) FROM mailerd.inbox_unread") == 1
 
 
 async def test_what_is_being_sent_is_left_and_said(commands: Commands, connection: Connection) -> None:
@@ -144,4 +182,4 @@ async def test_it_needs_a_secret_an_address_and_a_yes(database: str, tmp_path: P
     assert "address" in (await commands("privacy", "erase", "nobody", "--yes", code=2)).stderr
     await commands("privacy", "erase", ANN, code=130, stdin="n\n")
     bare = Commands(database, tmp_path)
-    assert "needs [public] secret" in (await bare("privacy", "erase", ANN, "--yes", code=78)).stderr
+    assert "needs [privacy] key" in (await bare("privacy", "erase", ANN, "--yes", code=78)).stderr

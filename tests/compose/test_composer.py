@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailerd.compose.bundle import Library
 from mailerd.compose.composer import Composer
-from mailerd.config.model import Config, Identity
+from mailerd.config.model import Config, Identity, Templates
 from mailerd.message import Failure, Recipient
 
 from .jobs import CREATED, check_wire, composer, header_lines, job, parse, text_of
@@ -369,3 +370,19 @@ def test_html_that_gmail_clips_is_counted() -> None:
     made.compose(job(subject="s", html_body="ü" * 50_000))
     made.compose(job(subject="s", text_body="x" * 200_000))
     assert made.clipped == {("transactional", ""): 2, ("marketing", ""): 1}
+
+
+def test_the_folder_is_looked_into_once_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "welcome").mkdir()
+    made = Composer(Config(templates=Templates(path=str(tmp_path))), library=Library())
+    looks: list[Path] = []
+    is_dir = Path.is_dir
+
+    def look(path: Path) -> bool:
+        looks.append(path)
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", look)
+    jobs = [*(job(template="welcome") for _ in range(50)), *(job(template="stored") for _ in range(50)), job()]
+    assert made.unknown(jobs) == {"stored"}
+    assert len(looks) == 2

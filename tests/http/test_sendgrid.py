@@ -42,6 +42,7 @@ async def test_one_message_is_said_in_full() -> None:
                 "to": [{"email": "ann@example.org", "name": "Müller Ann"}],
                 "cc": [{"email": "carl@example.org"}],
                 "bcc": [{"email": "bob@example.net"}],
+                "custom_args": {"mailerd_id": str(sent.job.id)},
             }
         ],
         "from": {"email": "shop@shop.example", "name": "The Shop"},
@@ -49,7 +50,6 @@ async def test_one_message_is_said_in_full() -> None:
         "subject": "Grüße",
         "content": [{"type": "text/plain", "value": "Hallo"}, {"type": "text/html", "value": "<p>Hallo</p>"}],
         "headers": {"X-Order": "42"},
-        "custom_args": {"mailerd_id": str(sent.job.id)},
         "categories": ["welcome", "b"],
         "attachments": [
             {

@@ -11,7 +11,7 @@ import pytest
 
 from mailerd.config.model import Database
 from mailerd.store.database import Session
-from mailerd.store.migrate import migrate
+from mailerd.store.migrate import migrate, missing_roles
 
 Connection = asyncpg.Connection
 
@@ -189,3 +189,41 @@ async def test_another_schema_name_works_for_applications_too(database: str, con
     finally:
         await app.close()
         await connection.execute(f"DROP ROLE {user}")
+
+
+ACLS = """
+SELECT 'table ' || c.relname AS what, x.* FROM pg_class c, aclexplode(c.relacl) x WHERE c.relnamespace = 'mailerd'::regnamespace
+UNION ALL SELECT 'column ' || c.relname || '.' || a.attname, x.* FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid,
+  aclexplode(a.attacl) x WHERE c.relnamespace = 'mailerd'::regnamespace
+UNION ALL SELECT 'function ' || p.proname, x.* FROM pg_proc p, aclexplode(p.proacl) x WHERE p.pronamespace = 'mailerd'::regnamespace
+UNION ALL SELECT 'schema', x.* FROM pg_namespace n, aclexplode(n.nspacl) x WHERE n.nspname = 'mailerd'
+"""
+OURS = f"""
+SELECT grantee::regrole::text, what, privilege_type FROM ({ACLS}) a
+WHERE grantee <> 0 AND grantee::regrole::text IN ('mailerd_app', 'mailerd_read') ORDER BY 1, 2, 3
+"""
+
+
+async def test_a_role_that_is_made_later_is_granted_all_by_the_next_migrate(
+    session: Session, connection: Connection, database: str
+) -> None:
+    """What a migration grants must stand in grants.sql too."""
+    before = [tuple(row) for row in await connection.fetch(OURS)]
+    assert {role for role, *_ in before} == {"mailerd_app", "mailerd_read"}
+    await connection.execute("DROP OWNED BY mailerd_app, mailerd_read")  # in this database: as roles without a past
+    assert await connection.fetch(OURS) == []
+    assert await migrate(session) == []
+    assert [tuple(row) for row in await connection.fetch(OURS)] == before
+    app, user = await login(database, connection, "mailerd_app")
+    try:
+        assert await app.fetchval("SELECT mailerd.pinned('welcome')") == "welcome"
+        assert await app.fetchval("SELECT mailerd.enqueue(recipient => 'ann@example.org', text_body => 'x')")
+    finally:
+        await app.close()
+        await connection.execute(f"DROP ROLE {user}")
+    # Where nothing is lacking, nothing is written.
+    versions = "SELECT oid, xmin::text FROM pg_class WHERE relnamespace = 'mailerd'::regnamespace ORDER BY oid"
+    written = await connection.fetch(versions)
+    await migrate(session)
+    assert await connection.fetch(versions) == written
+    assert await missing_roles(session) == []

@@ -29,6 +29,7 @@ VERP = '[[identity]]\nname = "main"\nfrom = "a@example.org"\nverp = true\n'
         ("[public]\ntrusted_proxies = ['proxy']\n", "trusted_proxies: names `proxy`, which is no address"),
         (ONE_CLICK, "one_click: needs [public] `base_url` and `secret`"),
         (ONE_CLICK + "[public]\n" + SECRET, "one_click: needs [public] `base_url` and `secret`"),
+        ("[privacy]\nkey = ['0123456789abcdef', 'short']\n", "privacy.key: must have at least 16 characters"),
         (VERP, "verp: needs [public] `secret`"),
         ("[[stream]]\nname = 'news'\nlist_id = 'news'\n", "list_id: must be a name as in news.example.org"),
         ("[[stream]]\nname = 'news'\nfeedback_id = 'a:bcde'\n", "feedback_id: must be 5 to 15 letters"),

@@ -62,6 +62,20 @@ def test_a_providers_file_is_known_by_its_heading(text: str, name: str, reasons:
     assert set(found(text, "moved", "news")[0].values()) == {"moved"}
 
 
+def test_sendgrids_blocks_suppress_nobody() -> None:
+    rows = {
+        A: ("5.1.1", "550 5.1.1 no such user"),
+        B: ("4.0.0", "unable to resolve MX record"),
+        C: ("5.7.1", "550 5.7.1 blocked, see 5.1.1"),
+        "d@x.example": ("", "550 5.7.26 unauthenticated mail"),
+        "e@x.example": ("", "550 user unknown at 192.0.2.4.7"),
+        "f@x.example": ("550", "mailbox 4.2.2 is full"),
+        "g@x.example": ("5.0.0", "421 4.7.0 quoted"),
+    }
+    text = "status,reason,email,created\n" + "".join(f'{s},"{r}",{a},1\n' for a, (s, r) in rows.items())
+    assert found(text)[:2] == (dict.fromkeys((A, "e@x.example", "g@x.example"), "bounce"), [])
+
+
 def test_our_own_file_keeps_its_words_and_a_reason_is_never_taken_for_a_complaint() -> None:
     assert found(f"address,stream,reason,until,source,at\n{A},,hard one,,x,y\n") == (
         {A: "hard one"},

@@ -39,7 +39,7 @@ def found_in(kind: str, sent: Outgoing) -> Any:
         case "resend":
             return next(tag["value"] for tag in body["tags"] if tag["name"] == "mailerd_id")
         case "sendgrid":
-            return body["custom_args"]["mailerd_id"]
+            return body["personalizations"][0]["custom_args"]["mailerd_id"]
         case "postmark":
             return body["Metadata"]["mailerd_id"]
         case "sparkpost":
