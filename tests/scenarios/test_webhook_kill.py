@@ -120,9 +120,7 @@ async def test_between_request_and_answer(
             assert await second.stop() == 0
 
 
-async def test_between_answer_and_commit(
-    database: str, connection: Connection, server: Server, tmp_path: Path
-) -> None:
+async def test_between_answer_and_commit(database: str, connection: Connection, server: Server, tmp_path: Path) -> None:
     async with Receiver() as receiver:
         async with daemon(database, server.port, tmp_path, extra=receiver.section) as first:
             await subscribed(connection)
