@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mailerd.config.load import Loaded
     from mailerd.config.model import Config, Database
     from mailerd.config.provider import Provider
-    from mailerd.smtp.core import Trouble
+    from mailerd.message import Trouble
 
 __all__ = ["Finding", "check"]
 
@@ -256,7 +256,7 @@ async def _listener(settings: Database) -> Finding:
 async def _provider(provider: Provider) -> Finding:
     from mailerd.http.kinds import DIALECTS
     from mailerd.http.probe import probe
-    from mailerd.smtp.core import Trouble
+    from mailerd.message import Trouble
     from mailerd.smtp.handshake import Dialer
 
     subject = f"provider.{provider.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -57,15 +58,24 @@ MAILS = st.lists(
 )
 
 
-def storable(text: str) -> bool:
-    return "\0" not in text and text.encode("utf-8") is not None
+def texts(value: object) -> Iterator[str]:
+    """All of them, in the JSON that is made of a value: half a character cannot even be encoded."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.json.decode(msgspec.json.encode(value))
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for one in value:
+            yield from texts(one)
+    elif isinstance(value, str):
+        yield value
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from([b"", *mails.ALL]), st.integers(0, 4000), MAILS)
 def test_any_mail_can_be_stored_and_applied(raw: bytes, cut: int, pieces: list[bytes]) -> None:
     report = read(raw[:cut] + b"".join(pieces) + raw[cut:])
-    assert b"\\u0000" not in msgspec.json.encode(report)
+    assert not any("\0" in text for text in texts(report)), "jsonb takes none"
     trail = clues(report, ["b-nonsense@bounces.shop.example"], PATHS)
     assert all(0 <= id_ < 1 << 63 for id_ in trail.ids)
     for sent in ({}, {77: (NOW, ("Ann <olga@gone.example>", "not an address"))}):
@@ -77,5 +87,4 @@ def test_any_mail_can_be_stored_and_applied(raw: bytes, cut: int, pieces: list[b
             if consequence is None:
                 continue
             assert consequence.category in (*CATEGORIES, "")
-            assert b"\\u0000" not in msgspec.json.encode(consequence)
-            assert all(map(storable, (consequence.recipient, consequence.detail, consequence.enhanced)))
+            assert not any("\0" in text for text in texts(consequence))
