@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
@@ -30,6 +31,7 @@ log = logging.getLogger("mailerd.inbound")
 
 _AT_A_TIME: Final = 200  # mails of one look; the next follows at once
 _LONGEST_IDLE: Final = 28 * 60.0  # seconds; RFC 2177: a server may drop who says nothing for 30 minutes
+_LONGEST_SESSION: Final = 3600.0  # seconds: the library keeps what a server tells it, as long as the session lasts
 _FIRST_PAUSE: Final = 60.0  # after trouble, unless `poll` is shorter
 _LONGEST_PAUSE: Final = 900.0
 _figures: Final = re.compile(r"[\d.]+")
@@ -56,16 +58,18 @@ class ImapWatch:
         while True:
             pause = poll
             try:
-                await self.visit(stay=True)
+                if await self.visit(stay=True):
+                    continue
             except Exception as error:  # also a bug, ours or the library's: it must not stop what sends
                 pause = min(min(poll, _FIRST_PAUSE) * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
                 self._failures += 1
                 self._fail(error)
             await asyncio.sleep(pause)
 
-    async def visit(self, *, stay: bool = False) -> None:
-        """One session: takes what is there; to `stay` is to do so for as long as the server tells of new mail. Raises
-        `Trouble`, `Unavailable`."""
+    async def visit(self, *, stay: bool = False) -> bool:
+        """One session: takes what is there; to `stay` is to do so for as long as the server tells of new mail. Whether the
+        next should follow at once. Raises `Trouble`, `Unavailable`."""
+        end = time.monotonic() + _LONGEST_SESSION
         mailbox = await Mailbox.open(self._settings)
         try:
             self._number_anew(mailbox)
@@ -76,9 +80,11 @@ class ImapWatch:
                     pass
                 self._well()
                 if not stay or not mailbox.idles:
-                    return
+                    return False
+                if time.monotonic() >= end:
+                    return True
                 if not await mailbox.wait(min(float(self._settings.poll), _LONGEST_IDLE)):
-                    return
+                    return False
         finally:
             await mailbox.leave()
 
@@ -87,7 +93,11 @@ class ImapWatch:
         if self._validity and mailbox.validity != self._validity:
             self._hopeless.clear()
             self._looked("renumbered")
-            log.warning("%s: the folder %s was made anew; its mails are read again", self._source, mailbox.folder)
+            log.warning(
+                "%s: the folder %s was made anew, and numbers its mails anew (UIDVALIDITY)",
+                self._source,
+                mailbox.folder,
+            )
         self._validity = mailbox.validity
 
     async def _look(self, mailbox: Mailbox, taken: set[int]) -> bool:

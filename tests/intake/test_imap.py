@@ -22,6 +22,7 @@ import trustme
 
 from mailerd.bench.port import free_port
 from mailerd.config.inbound import Imap
+from mailerd.intake import imap
 from mailerd.intake.desk import Refused
 from mailerd.intake.imap import ImapWatch
 from mailerd.intake.mailbox import Trouble
@@ -311,6 +312,17 @@ async def test_new_mail_is_heard_of_and_a_lost_connection_is_made_again(
     assert [r.getMessage() for r in caplog.records if r.levelno > logging.INFO] == [
         "imap:box: the connection was lost; trying again"
     ]
+
+
+async def test_a_session_does_not_last_for_ever(
+    dovecot: Dovecot, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imap, "_LONGEST_SESSION", 0.2)
+    async with (
+        Between(dovecot.port) as between,
+        running(watch(dovecot.settings(port=between.port, poll=0.1), Desk(session))),
+    ):
+        await until(lambda: between.sessions >= 3, "a third session")
 
 
 async def test_a_connection_lost_in_the_middle_of_a_mail(
