@@ -34,7 +34,7 @@ _LONGEST_IDLE: Final = 28 * 60.0  # seconds; RFC 2177: a server may drop who say
 _LONGEST_SESSION: Final = 3600.0  # seconds: the library keeps what a server tells it, as long as the session lasts
 _FIRST_PAUSE: Final = 60.0  # after trouble, unless `poll` is shorter
 _LONGEST_PAUSE: Final = 900.0
-_figures: Final = re.compile(r"[\d.]+")
+_passing: Final = re.compile(r"\([^)]*\)|[\d.]+")
 
 
 class ImapWatch:
@@ -142,7 +142,7 @@ class ImapWatch:
         known = isinstance(error, Trouble | Unavailable)
         text = str(error) if known else type(error).__name__  # what a library says may hold the login
         self._looked(error.kind if isinstance(error, Trouble) else "store" if known else "protocol")
-        told = _figures.sub("", text)  # some servers say how long it took
+        told = _passing.sub("", text)  # some servers say how long it took
         if told != self._trouble:
             self._trouble = told
             log.log(logging.WARNING if known else logging.ERROR, "%s: %s; trying again", self._source, text)

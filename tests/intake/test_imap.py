@@ -21,6 +21,7 @@ import pytest
 import trustme
 
 from mailerd.bench.port import free_port
+from mailerd.cli.check import _mailbox
 from mailerd.config.inbound import Imap
 from mailerd.intake import imap
 from mailerd.intake.desk import Refused
@@ -417,6 +418,23 @@ async def test_a_server_that_takes_no_password_is_told_none(session: Session) ->
         await watch(settings, Desk(session)).visit()
     assert "s3cret" not in "".join(said)
     server.close()
+
+
+async def test_the_command_that_checks(dovecot: Dovecot, session: Session) -> None:
+    await look(watch(dovecot.settings(), Desk(session)))
+    found = await _mailbox(dovecot.settings())
+    assert (found.subject, found.ok) == ("inbound.imap.box", True)
+    assert found.detail == f"localhost port {dovecot.port} answers, logged in as bounces, tells of new mail"
+    for wrong, advice in (
+        ({"password": "s3cret-wrong"}, "check username and password"),
+        ({"folder": "No such"}, "check folder"),
+        ({"tls_ca": None}, '"implicit" on 993'),
+        ({"port": dovecot.plain}, '"implicit" on 993'),
+    ):
+        found = await _mailbox(dovecot.settings(**wrong))
+        assert not found.ok
+        assert advice in found.detail
+        assert "s3cret" not in found.detail
 
 
 async def test_looks_are_counted(database: str) -> None:
