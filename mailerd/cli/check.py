@@ -52,9 +52,9 @@ class Finding(msgspec.Struct, frozen=True):
 def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
     """Report every configuration error at once.
 
-    With --connect also: can the database be reached, and has it the right schema; does each provider accept a
-    connection, TLS and the password, and each mailbox likewise; is the DKIM record of each key published, and its own; have the domains of
-    identities SPF, DMARC and MX records, and our own addresses a reverse name (these are warnings).
+    With --connect also: can the database be reached, and has it the right schema; does each provider, and each IMAP
+    mailbox, accept a connection, TLS and the password; is the DKIM record of each key published, and its own; have the
+    domains of identities SPF, DMARC and MX records, and our own addresses a reverse name (these are warnings).
 
     Exit status: 0 all is well, 78 the configuration has errors, 69 something it names cannot be used.
     """

@@ -5,7 +5,7 @@ own. Either way it looks every `poll`. Nothing is remembered between sessions bu
 the keyword $Mailerd (or \\Seen where the server keeps no keywords), or is gone from the folder, has been stored. A crash in
 between stores a mail again, and the store knows it by its digest. A mail's first megabyte is fetched, without setting \\Seen.
 
-Trouble of the server, or of the store, is told once, and tried again less and less often: no account is locked by us.
+Trouble is told once, and a server that is in trouble is asked less and less often: no account is locked by us.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class ImapWatch:
                 if await self.visit(stay=True):
                     continue
             except Exception as error:  # also a bug, ours or the library's: it must not stop what sends
-                pause = min(min(poll, _FIRST_PAUSE) * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
-                self._failures += 1
-                self._fail(error)
+                pause = self._fail(error)
             await asyncio.sleep(pause)
 
     async def visit(self, *, stay: bool = False) -> bool:
@@ -138,7 +136,8 @@ class ImapWatch:
         self._trouble, self._failures = "", 0
         self._looked("ok")
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> float:
+        """Seconds until the next try."""
         known = isinstance(error, Trouble | Unavailable)
         text = str(error) if known else type(error).__name__  # what a library says may hold the login
         self._looked(error.kind if isinstance(error, Trouble) else "store" if known else "protocol")
@@ -146,3 +145,8 @@ class ImapWatch:
         if told != self._trouble:
             self._trouble = told
             log.log(logging.WARNING if known else logging.ERROR, "%s: %s; trying again", self._source, text)
+        pause = min(float(self._settings.poll), _FIRST_PAUSE)
+        if isinstance(error, Unavailable):  # of the store: the mailbox may be asked as often as ever
+            return pause
+        self._failures += 1
+        return min(pause * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)

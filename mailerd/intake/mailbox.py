@@ -108,10 +108,12 @@ class Mailbox:
 
     async def leave(self) -> None:
         """Politely, unless something went wrong."""
-        with contextlib.suppress(Exception):
-            if not self._lost:
+        if not self._lost:
+            with contextlib.suppress(Trouble):
                 await _deadline("lost", _FAREWELL, self._client.logout)
-        _shut(self._client)
+        _wake(self._client)
+        with contextlib.suppress(Trouble):  # closing waits for whoever still reads
+            await _deadline("lost", _FAREWELL, lambda: _close(self._client))
 
     async def _say(self, kind: str, call: Callable[[IMAPClient], T], patience: float | None = None) -> T:
         try:
@@ -119,7 +121,7 @@ class Mailbox:
         except BaseException as error:  # its thread may still be at it: no other may use the connection any more
             self._lost = not (isinstance(error, Trouble) and error.kind == kind)  # refused is no loss
             if self._lost:
-                _shut(self._client)
+                _wake(self._client)
             raise
 
 
@@ -141,7 +143,7 @@ def _connect(settings: Imap) -> IMAPClient:
         try:
             client.starttls(context)  # raises where the server offers none: nothing is said in the clear
         except BaseException:
-            _shut(client)
+            _close(client)
             raise
     return client
 
@@ -173,11 +175,15 @@ def _idle(client: IMAPClient, seconds: float) -> bool:
     return True
 
 
-def _shut(client: IMAPClient) -> None:
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(client.socket(), socket.SHUT_RDWR)  # wakes the thread that reads
+def _close(client: IMAPClient) -> None:
     with contextlib.suppress(OSError):
         client.shutdown()
+
+
+def _wake(client: IMAPClient) -> None:
+    """Ends the connection, and with it the thread that reads from it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(client.socket(), socket.SHUT_RDWR)
 
 
 async def _deadline(kind: str, seconds: float, call: Callable[[], T]) -> T:
@@ -188,7 +194,7 @@ async def _deadline(kind: str, seconds: float, call: Callable[[], T]) -> T:
     def settle(result: Any, error: BaseException | None) -> None:
         if future.done():
             if isinstance(result, IMAPClient):  # connected, and nobody waits for it any more
-                _shut(result)
+                threading.Thread(target=_close, args=(result,), name="imap", daemon=True).start()
         elif error is not None:
             future.set_exception(error)
         else:
