@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import os
 import pwd
@@ -11,8 +12,10 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +31,9 @@ from mailerd.intake.desk import Refused
 from mailerd.intake.imap import ImapWatch
 from mailerd.intake.mailbox import Trouble
 from mailerd.store.database import Session, Unavailable
-from tests.daemon.harness import until
-from tests.intake.mails import AWAY
-from tests.intake.rig import config, intake
+from tests.daemon.harness import daemon, enqueue, events, until
+from tests.intake.mails import AWAY, dsn
+from tests.intake.rig import PATHS, SECRET, config, intake
 from tests.intake.test_maildir import Desk
 
 Connection = asyncpg.Connection
@@ -418,6 +421,42 @@ async def test_a_server_that_takes_no_password_is_told_none(session: Session) ->
         await watch(settings, Desk(session)).visit()
     assert "s3cret" not in "".join(said)
     server.close()
+
+
+async def test_the_daemon_hears_of_a_bounce_and_stops_at_once(
+    dovecot: Dovecot, session: Session, database: str, connection: Connection, tmp_path: Path
+) -> None:
+    top = f"""
+[public]
+secret = "{SECRET}"
+[inbound]
+return_path_domain = "bounces.shop.example"
+[[inbound.imap]]
+name = "box"
+host = "localhost"
+port = {dovecot.plain}
+tls = "starttls"
+tls_ca = "{dovecot.folder}/ca.pem"
+username = "bounces"
+password = {json.dumps(PASSWORD)}
+"""
+    await look(watch(dovecot.settings(), Desk(session)))
+    async with daemon(database, free_port(), tmp_path, top=top) as process:
+        id_ = await enqueue(connection, "ann@gone.example", send_at=datetime.now(UTC) + timedelta(days=1))
+
+        async def looked() -> bool:
+            return await process.metric("mailerd_imap_looks_total", mailbox="box", result="ok") > 0
+
+        await until(looked, "looked")
+        dovecot.put(dsn("ann@gone.example", to=PATHS.encode(id_)))
+
+        async def bounced() -> bool:
+            return await events(connection, id_) == ["bounced"]
+
+        await until(bounced, "heard of")
+        begin = time.monotonic()
+        assert await process.stop() == 0
+        assert time.monotonic() - begin < 5, "nobody waits for the thread that waits for mail"
 
 
 async def test_the_command_that_checks(dovecot: Dovecot, session: Session) -> None:
