@@ -108,10 +108,10 @@ class Dovecot:
 
     def put(self, content: bytes, place: str = "") -> None:
         """Under a name of its own: it remembers what it saw."""
-        path = self.folder / "mail" / place / "new" / f"{next(_serial)}.mail"
-        path.write_bytes(content)
-        owner = pwd.getpwnam("dovecot")
-        os.chown(path, owner.pw_uid, owner.pw_gid)
+        folder, name, owner = self.folder / "mail" / place, f"{next(_serial)}.mail", pwd.getpwnam("dovecot")
+        (folder / "tmp" / name).write_bytes(content)
+        os.chown(folder / "tmp" / name, owner.pw_uid, owner.pw_gid)
+        os.rename(folder / "tmp" / name, folder / "new" / name)
 
     def make(self, name: str) -> Path:
         """A folder; its path."""
