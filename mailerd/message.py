@@ -32,6 +32,7 @@ __all__ = [
     "Reply",
     "Settlement",
     "Source",
+    "Trouble",
     "clean",
 ]
 
@@ -113,6 +114,19 @@ class Outcome(msgspec.Struct, frozen=True):
     provider_message_id: str = ""
     category: str = ""
     retry_after: float = 0.0
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Why a connection could not be opened, or ended. A value: nothing of it is the message's fault."""
+
+    phase: Phase
+    code: int = 0
+    enhanced: str = ""
+    text: str = ""
+
+    def __str__(self) -> str:
+        words = (str(self.code or ""), self.enhanced, *self.text.split())  # one line, whatever it was
+        return f"{self.phase}: {' '.join(word for word in words if word)}"
 
 
 class Failure(Exception):

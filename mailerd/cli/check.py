@@ -18,10 +18,11 @@ import msgspec
 from mailerd.cli.output import Exit, Fatal, error, json_option, print_json
 
 if TYPE_CHECKING:
+    from mailerd.config.inbound import Imap
     from mailerd.config.load import Loaded
     from mailerd.config.model import Config, Database
     from mailerd.config.provider import Provider
-    from mailerd.smtp.core import Trouble
+    from mailerd.message import Trouble
 
 __all__ = ["Finding", "check"]
 
@@ -41,15 +42,19 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.option("--connect", is_flag=True, help="Also try the database, every provider (TCP, TLS, AUTH), and DNS.")
+@click.option(
+    "--connect",
+    is_flag=True,
+    help="Also try the database, every provider (TCP, TLS, AUTH), every IMAP mailbox, and DNS.",
+)
 @json_option
 @click.pass_context
 def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
     """Report every configuration error at once.
 
-    With --connect also: can the database be reached, and has it the right schema; does each provider accept a
-    connection, TLS and the password; is the DKIM record of each key published, and its own; have the domains of
-    identities SPF, DMARC and MX records, and our own addresses a reverse name (these are warnings).
+    With --connect also: can the database be reached, and has it the right schema; does each provider, and each IMAP
+    mailbox, accept a connection, TLS and the password; is the DKIM record of each key published, and its own; have the
+    domains of identities SPF, DMARC and MX records, and our own addresses a reverse name (these are warnings).
 
     Exit status: 0 all is well, 78 the configuration has errors, 69 something it names cannot be used.
     """
@@ -209,6 +214,7 @@ async def _connect(config: Config) -> list[Finding]:
     if config.database.listen_url not in (None, "off"):
         attempts.append(_listener(config.database))
     attempts += [_provider(provider) for provider in config.provider]
+    attempts += [_mailbox(box) for box in config.inbound.imap]
     found = list(await asyncio.gather(*map(within, attempts)))
     if any(identity.dkim for identity in config.identity):
         from mailerd.cli.published import findings
@@ -256,7 +262,7 @@ async def _listener(settings: Database) -> Finding:
 async def _provider(provider: Provider) -> Finding:
     from mailerd.http.kinds import DIALECTS
     from mailerd.http.probe import probe
-    from mailerd.smtp.core import Trouble
+    from mailerd.message import Trouble
     from mailerd.smtp.handshake import Dialer
 
     subject = f"provider.{provider.name}"
@@ -273,6 +279,25 @@ async def _provider(provider: Provider) -> Finding:
     if provider.username is not None:
         words.append(f"logged in as {provider.username}")
     return Finding(subject, True, ", ".join(words))
+
+
+async def _mailbox(box: Imap) -> Finding:
+    from mailerd.intake.mailbox import Mailbox, Trouble
+
+    subject = f"inbound.imap.{box.name}"
+    try:
+        mailbox = await Mailbox.open(box)
+    except Trouble as trouble:
+        advice = {
+            "connect": "check host and port",
+            "tls": 'check host and tls_ca, and that port and tls go together: "implicit" on 993, "starttls" on 143',
+            "login": "check username and password",
+            "folder": "check folder",
+        }
+        return Finding(subject, False, f"{trouble}: {advice.get(trouble.kind, 'ask who runs it, or its log')}")
+    await mailbox.leave()
+    told = "tells of new mail" if mailbox.idles else f"is asked for new mail every {float(box.poll):g} s"
+    return Finding(subject, True, f"{box.host} port {box.port} answers, logged in as {box.username}, {told}")
 
 
 class _Ending(asyncio.Protocol):

@@ -53,6 +53,7 @@ def set_up_logging(settings: Log) -> None:
     root.setLevel(settings.level.upper())
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("imapclient").setLevel(logging.WARNING)  # it says who logs in
 
 
 async def _main(loaded: Loaded, ctx: click.Context) -> int:

@@ -41,7 +41,11 @@ class Imap(Section, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="Name or address of the server.", examples=["imap.example.org"])]
     port: Annotated[int, Meta(ge=1, le=65535, description="Its port.")] = 993
     tls: Annotated[
-        Literal["implicit", "none"], Meta(description="`none` only to this machine: the password goes over it.")
+        Literal["implicit", "starttls", "none"],
+        Meta(
+            description="`starttls` where the server speaks it on port 143; a server that offers none gets no password. "
+            "`none` only to this machine."
+        ),
     ] = "implicit"
     tls_ca: Annotated[
         str | None,
@@ -69,7 +73,10 @@ class Imap(Section, frozen=True, kw_only=True):
             examples=["Processed"],
         ),
     ] = None
-    poll: Annotated[Duration, Meta(description="Time between looks.")] = D(60)
+    poll: Annotated[
+        Duration,
+        Meta(description="Time between looks. Where the server tells of new mail (IDLE), it is taken at once as well."),
+    ] = D(60)
     timeout: Annotated[Duration, Meta(description="Longest wait for one answer.")] = D(30)
 
 
@@ -172,7 +179,12 @@ def problems(inbound: Inbound, secret: bool) -> Iterator[tuple[tuple[str | int, 
         except ValueError as wrong:
             yield ("imap", index, "host"), str(wrong)
         if imap.tls == "none" and not is_loopback(imap.host):
-            yield ("imap", index, "tls"), "must be `implicit`: a password goes in the clear only to this machine"
+            yield (
+                ("imap", index, "tls"),
+                "must be `implicit` or `starttls`: a password goes in the clear only to this machine",
+            )
+        if imap.tls == "starttls" and imap.port == 993:
+            yield ("imap", index, "port"), "must be given for `starttls`, and is 143 mostly: on 993 TLS begins at once"
         for name in ("folder", "move_to"):
             if not (getattr(imap, name) or "").isascii():
                 yield ("imap", index, name), "must be ASCII: write it as the server does (RFC 3501 §5.1.3)"

@@ -9,9 +9,8 @@ from mailerd.config.provider import Provider
 from mailerd.flow.breaker import State
 from mailerd.http.kinds import DIALECTS
 from mailerd.http.pool import HttpPool
-from mailerd.message import Source
+from mailerd.message import Source, Trouble
 from mailerd.smtp.budget import ConnectionBudget
-from mailerd.smtp.core import Trouble
 from mailerd.smtp.pool import make_pool as make_smtp_pool
 from mailerd.smtp.timing import Timing
 

@@ -28,9 +28,8 @@ from mailerd.http.dialect import Dialect, Fault, Response, Verdict
 from mailerd.http.flight import Flight
 from mailerd.http.outcome import STOPS, WORKS
 from mailerd.http.window import Window
-from mailerd.message import Phase, Source, clean
+from mailerd.message import Phase, Source, Trouble, clean
 from mailerd.smtp.budget import ConnectionBudget
-from mailerd.smtp.core import Trouble
 from mailerd.smtp.timing import Timing
 
 __all__ = ["HttpPool", "HttpTimings"]

@@ -1,177 +1,152 @@
-"""Asks a mailbox for new mail over IMAP (RFC 9051): each mail is fetched, stored, and then marked or moved, by its UID.
+"""Takes new mail from a mailbox over IMAP (RFC 9051): each mail is fetched, stored, and then marked or moved, by its UID.
 
-Every look is a connection of its own, so nothing is remembered between looks but what the server keeps: a mail that bears the
-keyword $Mailerd (or \\Seen where the server keeps no keywords), or is gone from the folder, has been stored. A crash in between
-stores a mail again, and the store knows it by its digest. A mail's first megabyte is fetched, without setting \\Seen.
+Where the server tells of new mail (IDLE), the session stays and hears of it at once; else each look is a session of its
+own. Either way it looks every `poll`. Nothing is remembered between sessions but what the server keeps: a mail that bears
+the keyword $Mailerd (or \\Seen where the server keeps no keywords), or is gone from the folder, has been stored. A crash in
+between stores a mail again, and the store knows it by its digest. A mail's first megabyte is fetched, without setting \\Seen.
 
-Hazards: the library writes its last command into some exceptions, and that may be the login: what it raises is never logged
-as it is. It also leaves quoting to its callers, and reads what a server says without bounds of its own: the server is ours.
+Trouble is told once, and a server that is in trouble is asked less and less often: no account is locked by us.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-import ssl
+import time
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any, Final
-
-from aioimaplib import IMAP4, IMAP4_SSL, AioImapException, CommandTimeout, quoted
+from typing import Final
 
 from mailerd.config.inbound import Imap
 from mailerd.inbound.transfer import KEPT
 from mailerd.intake.desk import Desk, Refused
-from mailerd.message import clean
+from mailerd.intake.mailbox import KEYWORD, Mailbox, Trouble
 from mailerd.store.database import Unavailable
 from mailerd.store.inbound import Arrived
 
-__all__ = ["ImapPoll"]
+__all__ = ["ImapWatch"]
 
 log = logging.getLogger("mailerd.inbound")
 
-KEYWORD: Final = "$Mailerd"
-_AT_A_TIME: Final = 200  # mails of one look; the rest waits for the next, which follows at once
-_SIZE: Final = re.compile(rb"RFC822\.SIZE (\d{1,19})")
+_AT_A_TIME: Final = 200  # mails of one look; the next follows at once
+_LONGEST_IDLE: Final = 28 * 60.0  # seconds; RFC 2177: a server may drop who says nothing for 30 minutes
+_LONGEST_SESSION: Final = 3600.0  # seconds: the library keeps what a server tells it, as long as the session lasts
+_FIRST_PAUSE: Final = 60.0  # after trouble, unless `poll` is shorter
+_LONGEST_PAUSE: Final = 900.0
+_passing: Final = re.compile(r"\([^)]*\)|[\d.]+")
 
 
-class _Trouble(Exception):
-    """The server cannot be used now. The text is safe to log."""
+class ImapWatch:
+    """`run` until cancelled. `refused` is told why a mail was not taken, `looked` what came of each look: ok, or why not."""
 
-
-class ImapPoll:
-    """`run` until cancelled. `refused` is told why something was not taken."""
-
-    def __init__(self, settings: Imap, desk: Desk, refused: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Imap, desk: Desk, refused: Callable[[str], None], looked: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._source = f"imap:{settings.name}"
         self._desk = desk
         self._refused = refused
-        self._hopeless: set[bytes] = set()  # UIDs that the store will not have
+        self._looked = looked
+        self._validity = 0
+        self._hopeless: set[int] = set()  # UIDs that the store will not have
         self._trouble = ""
+        self._failures = 0
 
     async def run(self) -> None:
+        poll = float(self._settings.poll)
         while True:
-            more = False
+            pause = poll
             try:
-                more = await self.look()
-                self._trouble = ""
-            except (_Trouble, Unavailable) as error:
-                if str(error) != self._trouble:
-                    self._trouble = str(error)
-                    self._refused("imap")
-                    log.warning("%s: %s; trying again", self._source, error)
-            except Exception as error:  # a bug, ours or the library's, must not stop what sends; nor tell the login
-                if self._trouble != type(error).__name__:
-                    self._trouble = type(error).__name__
-                    self._refused("imap")
-                    log.error("%s: %s; trying again", self._source, self._trouble)
-            if not more:
-                await asyncio.sleep(float(self._settings.poll))
+                if await self.visit(stay=True):
+                    continue
+            except Exception as error:  # also a bug, ours or the library's: it must not stop what sends
+                pause = self._fail(error)
+            await asyncio.sleep(pause)
 
-    async def look(self) -> bool:
-        """Takes what is there; whether there is more. Raises `_Trouble`, `Unavailable`."""
-        settings = self._settings
-        client: Any = None
+    async def visit(self, *, stay: bool = False) -> bool:
+        """One session: takes what is there; to `stay` is to do so for as long as the server tells of new mail. Whether the
+        next should follow at once. Raises `Trouble`, `Unavailable`."""
+        end = time.monotonic() + _LONGEST_SESSION
+        mailbox = await Mailbox.open(self._settings)
         try:
-            try:
-                client = self._client()
-                await client.wait_hello_from_server()
-                await self._ok(client.login(quoted(settings.username), settings.password), "login")
-                async with asyncio.timeout(float(settings.timeout)):
-                    await client.protocol.capability()
-                selected = await self._ok(client.select(quoted(settings.folder)), "select")
-                marks = _marks(selected, settings.move_to)
-                found = await self._ok(client.uid_search(*marks.wanted, charset=None), "search")
-                uids = [
-                    uid for line in found[:-1] for uid in bytes(line).removeprefix(b"SEARCH").split() if uid.isdigit()
-                ]
-                left = [uid for uid in uids if uid not in self._hopeless]
-                for uid in left[:_AT_A_TIME]:
-                    await self._take(client, uid.decode(), marks)
-                return len(left) > _AT_A_TIME
-            except TimeoutError:
-                raise _Trouble("no answer in time") from None
-            except CommandTimeout:
-                raise _Trouble("no answer in time") from None
-            except ssl.SSLError as error:
-                raise _Trouble(f"TLS: {error.reason or error}") from None
-            except OSError as error:
-                raise _Trouble(error.strerror or type(error).__name__) from None
-            except (AioImapException, ValueError, IndexError, UnicodeError, RecursionError) as error:
-                raise _Trouble(f"{type(error).__name__} in what the server says") from None
+            self._number_anew(mailbox)
+            taken: set[int] = set()
+            while True:
+                # What came meanwhile may have been told in passing, and is not told again: until there is nothing.
+                while await self._look(mailbox, taken):
+                    pass
+                self._well()
+                if not stay or not mailbox.idles:
+                    return False
+                if time.monotonic() >= end:
+                    return True
+                if not await mailbox.wait(min(float(self._settings.poll), _LONGEST_IDLE)):
+                    return False
         finally:
-            if client is not None:
-                await _leave(client)
+            await mailbox.leave()
 
-    def _client(self) -> IMAP4:
-        settings = self._settings
-        if settings.tls == "none":
-            return IMAP4(settings.host, settings.port, timeout=float(settings.timeout))
-        context = ssl.create_default_context(cafile=settings.tls_ca)
-        return IMAP4_SSL(settings.host, settings.port, timeout=float(settings.timeout), ssl_context=context)
+    def _number_anew(self, mailbox: Mailbox) -> None:
+        """RFC 9051 §2.3.1.1: with another UIDVALIDITY, a UID is another mail's."""
+        if self._validity and mailbox.validity != self._validity:
+            self._hopeless.clear()
+            self._looked("renumbered")
+            log.warning(
+                "%s: the folder %s was made anew, and numbers its mails anew (UIDVALIDITY)",
+                self._source,
+                mailbox.folder,
+            )
+        self._validity = mailbox.validity
 
-    async def _ok(self, call: Any, what: str) -> list[Any]:
-        """The lines of a response. Raises `_Trouble` for one that is not OK."""
-        async with asyncio.timeout(float(self._settings.timeout)):
-            response = await call
-        if response.result != "OK":
-            words = clean(bytes(response.lines[-1]).decode("utf-8", "replace") if response.lines else "", 200)
-            raise _Trouble(f"{what}: {words or response.result}")
-        return list(response.lines)
+    async def _look(self, mailbox: Mailbox, taken: set[int]) -> bool:
+        """Takes some of what is there; whether there was any. `taken`: UIDs that this session is done with."""
+        if self._settings.move_to is not None:
+            wanted: tuple[str, ...] = ("UNDELETED",)
+        else:
+            wanted = ("UNDELETED", "UNKEYWORD", KEYWORD) if mailbox.keywords else ("UNDELETED", "UNSEEN")
+        found = await mailbox.search(wanted)
+        taken.intersection_update(found)
+        left = [uid for uid in found if uid not in taken and uid not in self._hopeless][:_AT_A_TIME]
+        for uid in left:
+            await self._take(mailbox, uid)
+            taken.add(uid)
+        return bool(left)
 
-    async def _take(self, client: Any, uid: str, marks: _Marks) -> None:
-        parts = f"(RFC822.SIZE BODY.PEEK[]<0.{KEPT + 1}>)"
-        lines = await self._ok(client.uid("fetch", uid, parts), "fetch")
-        raw = next((bytes(line) for line in lines if isinstance(line, bytearray)), None)
-        if raw is None:  # somebody else was faster
+    async def _take(self, mailbox: Mailbox, uid: int) -> None:
+        fetched = await mailbox.fetch(uid, KEPT + 1)
+        if fetched is None:  # somebody else was faster
             return
-        sizes = [int(found[1]) for line in lines if isinstance(line, bytes) and (found := _SIZE.search(line))]
-        size = max(sizes[0] if sizes else 0, len(raw))
+        raw, size = fetched
         mail = Arrived(source=self._source, raw=raw, size=size, hashed=sha256(b"%d:%b" % (size, raw)).digest())
         try:
             await self._desk.keep(mail)
         except Refused as error:
-            self._hopeless.add(uid.encode())
+            self._hopeless.add(uid)
             self._refused("unstorable")
-            log.error("%s: the mail with UID %s cannot be stored, and stays: %s", self._source, uid, error)
+            log.error("%s: the mail with UID %d cannot be stored, and stays: %s", self._source, uid, error)
             return
-        move_to = self._settings.move_to
-        if move_to is None:
-            await self._ok(client.uid("store", uid, "+FLAGS.SILENT", f"({marks.mark})"), "store")
-        elif client.has_capability("MOVE"):
-            await self._ok(client.uid("move", uid, quoted(move_to)), "move")
-        else:  # RFC 6851 §3.3, what it replaces
-            await self._ok(client.uid("copy", uid, quoted(move_to)), "copy")
-            await self._ok(client.uid("store", uid, "+FLAGS.SILENT", r"(\Deleted)"), "store")
-            if client.has_capability("UIDPLUS"):  # else it stays, deleted: EXPUNGE alone would take along others'
-                await self._ok(client.uid("expunge", uid), "expunge")
+        if self._settings.move_to is not None:
+            await mailbox.move(uid, self._settings.move_to)
+        else:
+            await mailbox.mark(uid, KEYWORD if mailbox.keywords else r"\Seen")
 
+    def _well(self) -> None:
+        if self._trouble:
+            log.info("%s: works again", self._source)
+        self._trouble, self._failures = "", 0
+        self._looked("ok")
 
-class _Marks:
-    """How this mailbox tells what was stored: `mark` is set, `wanted` finds what has none."""
-
-    def __init__(self, mark: str, wanted: tuple[str, ...]) -> None:
-        self.mark = mark
-        self.wanted = wanted
-
-
-def _marks(selected: list[Any], move_to: str | None) -> _Marks:
-    if move_to is not None:
-        return _Marks("", ("UNDELETED",))
-    permanent = b" ".join(bytes(line) for line in selected if b"PERMANENTFLAGS" in bytes(line))
-    if rb"\*" in permanent or KEYWORD.encode() in permanent:
-        return _Marks(KEYWORD, ("UNDELETED", "UNKEYWORD", KEYWORD))
-    return _Marks(r"\Seen", ("UNDELETED", "UNSEEN"))
-
-
-async def _leave(client: Any) -> None:
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(2):
-            await client.logout()
-    with contextlib.suppress(Exception):
-        client._client_task.cancel()
-        if client.protocol.transport is not None:
-            client.protocol.transport.abort()
+    def _fail(self, error: Exception) -> float:
+        """Seconds until the next try."""
+        known = isinstance(error, Trouble | Unavailable)
+        text = str(error) if known else type(error).__name__  # what a library says may hold the login
+        self._looked(error.kind if isinstance(error, Trouble) else "store" if known else "protocol")
+        told = _passing.sub("", text)  # some servers say how long it took
+        if told != self._trouble:
+            self._trouble = told
+            log.log(logging.WARNING if known else logging.ERROR, "%s: %s; trying again", self._source, text)
+        pause = min(float(self._settings.poll), _FIRST_PAUSE)
+        if isinstance(error, Unavailable):  # of the store: the mailbox may be asked as often as ever
+            return pause
+        self._failures += 1
+        return min(pause * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)

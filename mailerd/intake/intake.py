@@ -11,12 +11,14 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from mailerd.compose.address import normal
+from mailerd.config.inbound import Imap
 from mailerd.config.model import Config
 from mailerd.intake.desk import Desk
-from mailerd.intake.imap import ImapPoll
+from mailerd.intake.imap import ImapWatch
 from mailerd.intake.listener import CannotListen, Connection, Listener, Terms
 from mailerd.intake.maildir import MaildirWatch
 from mailerd.intake.worker import Worker, return_paths
@@ -119,7 +121,7 @@ class Intake:
                     self._reading = group.create_task(self._worker.run(), name="inbound:read")
                 sources = [
                     *(MaildirWatch(box, self._desk, self._metrics.inbound_refused).run() for box in inbound.maildir),
-                    *(ImapPoll(box, self._desk, self._metrics.inbound_refused).run() for box in inbound.imap),
+                    *(self._imap(box).run() for box in inbound.imap),
                 ]
                 tasks = [group.create_task(work) for work in sources]
                 while self._config.inbound == settings.inbound:
@@ -136,6 +138,10 @@ class Intake:
             now = loop.time()
             for connection in list(self._connections):
                 connection.expire(now)
+
+    def _imap(self, box: Imap) -> ImapWatch:
+        metrics = self._metrics
+        return ImapWatch(box, self._desk, metrics.inbound_refused, partial(metrics.imap_looked, box.name))
 
     def _stored(self, source: str) -> None:
         self._metrics.inbound_stored(source)

@@ -20,16 +20,14 @@ message. `Source.done` may call back into the pool, and so end this very session
 
 from __future__ import annotations
 
-import msgspec
-
 from mailerd.config.provider import Provider
-from mailerd.message import DETAIL_LIMIT, Outcome, OutcomeKind, Phase, Reply, Source
+from mailerd.message import DETAIL_LIMIT, Outcome, OutcomeKind, Phase, Reply, Source, Trouble
 from mailerd.smtp.envelope import Capabilities, Unfit, capabilities, render, stuff
 from mailerd.smtp.reply import LINE_LIMIT, Answer, Malformed, ReplyReader, split_enhanced, text_of, tidy
 from mailerd.smtp.timing import Timings
 from mailerd.smtp.transaction import CONTENT, DOT, LONE, MAIL, RCPT, RSET, Transaction, queue_id, refusal
 
-__all__ = ["PIECE", "Core", "Trouble", "Wait"]
+__all__ = ["PIECE", "Core", "Wait"]
 
 PIECE = 65_536  # octets of content that are written at a time, and that `timeouts.content` is meant for
 
@@ -51,19 +49,6 @@ class Wait:
     DOT = 4
     QUIT = 5
     CLOSED = 6
-
-
-class Trouble(msgspec.Struct, frozen=True):
-    """Why a connection could not be opened, or ended. A value: nothing of it is the message's fault."""
-
-    phase: Phase
-    code: int = 0
-    enhanced: str = ""
-    text: str = ""
-
-    def __str__(self) -> str:
-        words = (str(self.code or ""), self.enhanced, *self.text.split())  # one line, whatever it was
-        return f"{self.phase}: {' '.join(word for word in words if word)}"
 
 
 class Core:
@@ -147,7 +132,7 @@ class Core:
         if piece is None or tx is None:
             return b""
         self.deadline = now + self._patience[Wait.CONTENT]
-        late = _too_late(tx, now)
+        late = tx.late(now)
         if late:
             self._surprise(late, now)
             return b""
@@ -281,7 +266,7 @@ class Core:
 
     def _content(self, tx: Transaction, now: float) -> bytes:
         """354 with an accepted recipient: the content, its dot and perhaps the next envelope."""
-        late = _too_late(tx, now)
+        late = tx.late(now)
         if late:  # after 354 there is only the content or the end
             self._surprise(late, now)
             return b""
@@ -473,13 +458,3 @@ class Core:
             text = f"the connection ended during the message before: {reply.text}"[:DETAIL_LIMIT]
             unsent = Outcome(OutcomeKind.UNSENT, Phase.MAIL, reply.code, reply.enhanced, text, self._name)
             self._source.done(following.outgoing, following.outcomes(unsent))
-
-
-def _too_late(tx: Transaction, now: float) -> str:
-    """Why the content of this message may not be sent any more, or ''. Asked up to its final dot."""
-    job = tx.outgoing.job
-    if now >= job.lease.deadline:
-        return "the lease ran out before the content was sent"  # another instance may hold the message by now
-    if job.expires is not None and now >= job.expires:
-        return "the message expired before its content was sent"
-    return ""

@@ -20,8 +20,7 @@ from typing import cast
 import aiosmtplib
 
 from mailerd.config.provider import Provider
-from mailerd.message import Phase, clean
-from mailerd.smtp.core import Trouble
+from mailerd.message import Phase, Trouble, clean
 from mailerd.smtp.reply import split_enhanced, tidy
 
 __all__ = ["Dialer"]

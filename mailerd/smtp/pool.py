@@ -20,10 +20,10 @@ from collections.abc import Callable
 
 from mailerd.config.provider import Provider
 from mailerd.flow.breaker import Breaker, State
-from mailerd.message import Phase, Source
+from mailerd.message import Phase, Source, Trouble
 from mailerd.smtp.budget import ConnectionBudget
 from mailerd.smtp.connection import Connection, Outbox
-from mailerd.smtp.core import Core, Trouble
+from mailerd.smtp.core import Core
 from mailerd.smtp.handshake import Dialer
 from mailerd.smtp.sink import SinkPool
 from mailerd.smtp.timing import Timings

@@ -9,8 +9,7 @@ import asyncio
 from typing import Literal
 
 from mailerd.config.provider import Provider
-from mailerd.message import Outcome, OutcomeKind, Phase, Source
-from mailerd.smtp.core import Trouble
+from mailerd.message import Outcome, OutcomeKind, Phase, Source, Trouble
 from mailerd.smtp.timing import Timings
 
 __all__ = ["SinkPool"]

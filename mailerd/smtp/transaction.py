@@ -50,6 +50,15 @@ class Transaction:
             self.results = [None] * len(self.outgoing.recipients)
         self.results[index] = outcome
 
+    def late(self, now: float) -> str:
+        """Why the content may not be sent any more, or ''. Asked up to its final dot."""
+        job = self.outgoing.job
+        if now >= job.lease.deadline:
+            return "the lease ran out before the content was sent"  # another instance may hold the message by now
+        if job.expires is not None and now >= job.expires:
+            return "the message expired before its content was sent"
+        return ""
+
     def phase(self) -> Phase:
         step = self.step - self.data
         if step < 0:

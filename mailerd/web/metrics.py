@@ -112,6 +112,7 @@ class Metrics(Collector):
         self._inbound = _Counters()
         self._inbound_stored = _Counters()
         self._inbound_refused = _Counters()
+        self._imap_looks = _Counters()
         self._leases = self._lease_expired = self._fenced = 0
         self._enqueue_to_sent = _Histograms()
         self._phases: dict[tuple[str, str], Timing] = {}
@@ -194,6 +195,10 @@ class Metrics(Collector):
         """A recipient, a connection or a mail was not taken."""
         self._inbound_refused.add((reason,), 1)
 
+    def imap_looked(self, mailbox: str, result: str) -> None:
+        """A mailbox was asked for new mail: `ok`, or what was in the way."""
+        self._imap_looks.add((mailbox, result), 1)
+
     def queue(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
         """Replaces the queue's figures: (stream, state, messages, age in seconds of the oldest)."""
         queue, oldest = _Counters(), _Counters()
@@ -269,6 +274,7 @@ class Metrics(Collector):
         yield _counter("mailerd_inbound_stored", "Mails that came back.", ("source",), self._inbound_stored)
         yield _counter("mailerd_inbound_read", "Mails that came back, by kind.", ("source", "kind"), self._inbound)
         yield _counter("mailerd_inbound_refused", "What was not taken, by reason.", ("reason",), self._inbound_refused)
+        yield _counter("mailerd_imap_looks", "Looks into mailboxes.", ("mailbox", "result"), self._imap_looks)
         yield _counter("mailerd_webhook_requests", "Webhook requests.", ("webhook", "outcome"), self._webhooks)
         yield _gauge(
             "mailerd_event_rate_ratio",

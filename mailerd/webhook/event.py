@@ -10,6 +10,7 @@ planted id is only as true as the body that it came in.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -41,11 +42,30 @@ _encode = msgspec.json.Encoder().encode
 def load(body: bytes) -> Any:
     """The JSON in a body. Raises `Malformed`."""
     try:
-        return msgspec.json.decode(body)
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            try:
+                return _mended(body)
+            except ValueError:
+                raise Malformed(clean(f"no JSON: {error}", 200)) from None
     except RecursionError:
         raise Malformed("JSON that is nested too deep") from None
-    except (msgspec.DecodeError, UnicodeError, ValueError) as error:
-        raise Malformed(clean(f"no JSON: {error}", 200)) from None
+
+
+def _mended(body: bytes) -> Any:
+    """JSON with half a character in it (a text that was cut inside an emoji), octets that are no UTF-8, NaN: what a server's
+    reply does to those who quote it is no reason to lose a whole batch. Raises `ValueError`, `RecursionError`."""
+    found = json.loads(body.decode("utf-8-sig", "replace"), strict=False, parse_constant=_nothing, parse_float=_finite)
+    return msgspec.json.decode(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _nothing(_: str) -> None:
+    return None
+
+
+def _finite(number: str) -> float | None:
+    return value if math.isfinite(value := float(number)) else None
 
 
 def batch(body: bytes) -> list[dict[str, Any]]:

@@ -125,6 +125,21 @@ def test_the_listener_is_tried_too(server: Postgres, tmp_path: Path) -> None:
     assert line.startswith("mailerd: database.listen_url: cannot reach Postgres")
 
 
+def test_a_mailbox_is_tried_too(server: Postgres, tmp_path: Path) -> None:
+    text = f"""{SINK}
+[[inbound.imap]]
+name = "box"
+host = "127.0.0.1"
+port = {free_port()}
+username = "ann"
+password = "right"
+"""
+    result = check(tmp_path, _url(server, "ready"), text=text)
+    assert result.exit_code == 69
+    (line,) = result.stderr.splitlines()
+    assert line == "mailerd: inbound.imap.box: Connection refused: check host and port"
+
+
 class Accounts:
     """Lets `ann` in with the right password."""
 

@@ -10,6 +10,7 @@ import subprocess
 from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -54,16 +55,21 @@ STRUCTURE = re.compile(
 HARMLESS = {"HTML_MESSAGE"}  # it says that there is HTML
 
 
-def messages() -> dict[str, bytes]:
+def messages(config: Config = CONFIG, **fields: Any) -> dict[str, bytes]:
+    """By what they are: the example templates, one with all sorts of things, and plain text. `fields`: of every row."""
     library = Library()
-    composer = Composer(CONFIG, library)
+    composer = Composer(config, library)
     found: dict[str, bytes] = {}
     for name in templates_in(EXAMPLES):
         pressed = press(EXAMPLES, name)
         library.put([msgspec.structs.replace(pressed.version, version=1)], {name: (Share(1, 100.0),)})
         stream = "marketing" if pressed.meta.marketing else "transactional"
         row = job(
-            stream=stream, template=name, params=json.dumps(pressed.meta.sample), recipient="Ann <ann@example.com>"
+            stream=stream,
+            template=name,
+            params=json.dumps(pressed.meta.sample),
+            recipient="Ann <ann@example.com>",
+            **fields,
         )
         found[name] = composer.compose(row).content
     pdf = base64.b64encode(b"%PDF-1.4\n" * 500).decode()
@@ -72,10 +78,11 @@ def messages() -> dict[str, bytes]:
         subject="Grüße aus Köln: Ihre Bestellung ist unterwegs",
         html_body="<!doctype html><html lang=de><title>Grüße</title><body><p>Schöne Grüße, Ihre Bestellung ist unterwegs.</p></body></html>",
         attachments=json.dumps([{"content": pdf, "filename": "Rechnung März.pdf"}]),
+        **fields,
     )
     found["everything"] = composer.compose(full).content
     found["text"] = composer.compose(
-        job(recipient="ann@example.com", text_body="Your code is 4711.", subject="Code")
+        job(recipient="ann@example.com", text_body="Your code is 4711.", subject="Code", **fields)
     ).content
     return found
 

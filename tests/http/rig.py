@@ -20,9 +20,8 @@ from mailerd.config.model import Config, Identity
 from mailerd.config.provider import Provider, Timeouts
 from mailerd.http.kinds import DIALECTS
 from mailerd.http.pool import HttpPool
-from mailerd.message import Job, Lease, Outgoing
+from mailerd.message import Job, Lease, Outgoing, Trouble
 from mailerd.smtp.budget import ConnectionBudget
-from mailerd.smtp.core import Trouble
 from tests.smtp.rig import FOREVER, Errors, Messages
 
 PATIENCE = 10.0  # seconds after which a test gives up waiting

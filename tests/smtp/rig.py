@@ -15,9 +15,8 @@ from typing import Any
 
 from mailerd.config.base import Duration
 from mailerd.config.provider import Provider, Timeouts
-from mailerd.message import Job, Lease, Outcome, OutcomeKind, Outgoing, Recipient
+from mailerd.message import Job, Lease, Outcome, OutcomeKind, Outgoing, Recipient, Trouble
 from mailerd.smtp.budget import ConnectionBudget
-from mailerd.smtp.core import Trouble
 from mailerd.smtp.pool import SmtpPool
 
 PATIENCE = 10.0  # seconds after which a test gives up waiting

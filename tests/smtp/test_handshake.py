@@ -18,8 +18,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from mailerd.config.provider import Provider
-from mailerd.message import Phase
-from mailerd.smtp.core import Trouble
+from mailerd.message import Phase, Trouble
 from mailerd.smtp.handshake import Dialer, _hand_over, _Refused
 from tests.smtp.faultserver import CLOSE, OFFERS, SILENCE, serve
 from tests.smtp.rig import CONTENT, outgoing, rig

@@ -41,6 +41,7 @@ def test_places(text: str, expected: tuple[str, str, int]) -> None:
         ('[inbound]\ntls_cert = "cert.pem"', "inbound.tls_key: must be given"),
         ("[inbound]\nconnections = 0", "must be at least 1"),
         (IMAP + 'host = "imap.example.org"\ntls = "none"', "only to this machine"),
+        (IMAP + 'host = "imap.example.org"\ntls = "starttls"', "is 143 mostly"),
         (IMAP + 'host = "imap.example.org:993"', "the port has its own key"),
         (IMAP + 'host = "imap.example.org"\nfolder = "Zurück"', "must be ASCII"),
         (IMAP + 'host = "a.example"\n' + IMAP + 'host = "b.example"', "another [[inbound.imap]] of this name"),
