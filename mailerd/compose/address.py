@@ -25,7 +25,7 @@ from mailerd.message import Failure
 
 from .headers import encoded_words, fold
 
-__all__ = ["Mailbox", "field", "normal", "parse"]
+__all__ = ["Mailbox", "base", "field", "normal", "parse"]
 
 # RFC 5321 §4.5.3.1: local part 64 octets, domain 255, path 256 with its brackets. A name that DNS can hold has 253.
 LOCAL_LIMIT = 64
@@ -43,6 +43,7 @@ _quoted_local = re.compile(r'"[!#-;=?A-\[\]-~]+"').fullmatch
 _control = re.compile("[\x00-\x1f\x7f]").search
 _atoms = re.compile(rf"{_ATEXT}+(?: {_ATEXT}+)*").fullmatch
 _escaped = re.compile(r"\\(.)").sub
+_tag = re.compile(r"^([^\"+@][^+@]*)\+[^@]*@").sub
 _special = re.compile(r'(["\\])').sub
 
 
@@ -183,6 +184,12 @@ def normal(address: str) -> str:
     Takes a mailbox with or without a name. Raises `Failure` as `parse` does.
     """
     return parse(address).address.lower()
+
+
+def base(address: str) -> str:
+    """An address in normal form without its tag (RFC 5233): ann+shop@example.org is ann@example.org. `mailerd.base_address`
+    in SQL says the same."""
+    return _tag(r"\1@", address)
 
 
 def field(name: str, mailboxes: list[Mailbox] | tuple[Mailbox, ...]) -> str:

@@ -38,6 +38,7 @@ from .purpose import purposes
 from .template import Content, Params, Templates, decode_params
 from .text import html_to_text
 from .tokens import derive
+from .topics import CONFIRM, Topics
 from .track import trackers
 from .verp import ReturnPaths
 
@@ -113,6 +114,7 @@ class Composer:
         self._streams = {s.name: self._identities.get(s.identity) if s.identity else first for s in config.stream}
         self._first = first
         self._purposes = purposes(config)
+        self.topics = Topics(config)
         self._keys = Keyring(every, rewritten)
         self._must_sign = {s.name for s in config.stream if s.require_dkim}
         self._trackers = trackers(config)
@@ -121,7 +123,8 @@ class Composer:
     def compose(self, job: Job) -> Outgoing:
         """The message of `job`, for the recipients still to do. Raises `Failure` with the reason, and nothing else."""
         try:
-            return self._raw(job, job.raw) if job.raw is not None else self._compose(job)
+            topic = self.topics.of(job)
+            return self._raw(job, job.raw) if job.raw is not None else self._compose(job, topic.name if topic else "")
         except Failure:
             raise
         except UnicodeEncodeError:
@@ -163,7 +166,7 @@ class Composer:
         """The templates that these rows name and nobody here knows yet: they may be stored."""
         return {job.template for job in jobs if job.template is not None and not self._templates.knows(job.template)}
 
-    def _compose(self, job: Job) -> Outgoing:
+    def _compose(self, job: Job, topic: str) -> Outgoing:
         sender = self._sender(job)
         to = address.parse(job.recipient, "recipient")
         utf8 = to.utf8 or sender.utf8
@@ -186,8 +189,8 @@ class Composer:
             lines.append(sender.reply_to)
 
         purpose = self._purposes.get(job.stream)
-        link = purpose.unsubscribe(job, to.address.lower()) if purpose is not None else None
-        content = self._content(job, link)
+        link = purpose.unsubscribe(job, to.address.lower(), topic) if purpose is not None else None
+        content = self._content(job, self._links(job, link, to.address.lower()))
         if content.subject is not None:
             lines.append(headers.unstructured("Subject", content.subject))
         created = job.created_at if job.created_at.tzinfo is not None else job.created_at.replace(tzinfo=UTC)
@@ -319,13 +322,20 @@ class Composer:
             f"{name}: <{digest}@{domain}>\r\n" for lower, name in fields if not ("references" in own or lower in own)
         ]
 
-    def _content(self, job: Job, link: str | None) -> Content:
+    def _links(self, job: Job, link: str | None, address: str) -> Params:
+        """What templates see of ours: the link to unsubscribe, the links to confirm."""
+        links: Params = {} if link is None else {LINK: link}
+        if self.topics and (confirm := self.topics.confirmations(job, address)) is not None:
+            links[CONFIRM] = confirm
+        return links
+
+    def _content(self, job: Job, links: Params) -> Content:
         if job.template is not None:
             if job.text_body is not None or job.html_body is not None:
                 raise Failure("template: cannot be used together with text_body or html_body", "content")
             given = decode_params(job.params)
-            added = "" if link is None or LINK in given else LINK
-            params = {LINK: link, **given} if added else given
+            added = links.keys() - given.keys() if links else ()
+            params = {**links, **given} if added else given
             if stored := self._templates.stored(job.template, job.locale, params, job.subject, job.recipient, added):
                 content, job.variant = stored
                 return content
@@ -334,7 +344,8 @@ class Composer:
             raise Failure("nothing to send: no template, raw, text_body, html_body, subject or attachments", "content")
         if job.params is None:
             return Content(job.subject, job.text_body, job.html_body)
-        return self._templates.inline(job.subject, job.text_body, job.html_body, _params(job, link))
+        params = {**links, **decode_params(job.params)}
+        return self._templates.inline(job.subject, job.text_body, job.html_body, params)
 
     def _own_headers(self, source: str) -> dict[str, str]:
         """The row's own headers as finished lines by lower-cased name; of Message-ID the value alone."""
@@ -365,12 +376,6 @@ def _from_domain(content: bytes) -> str:
         return address.parse(value.decode()).domain
     except (Failure, ValueError):  # UnicodeDecodeError among them
         return ""
-
-
-def _params(job: Job, link: str | None) -> Params:
-    """What a row's templates see: its params, and the link to unsubscribe unless they bring their own."""
-    params = decode_params(job.params)
-    return params if link is None else {LINK: link, **params}
 
 
 def _plain(value: Any) -> str:

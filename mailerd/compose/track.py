@@ -64,7 +64,7 @@ class Tracker:
         self._opens = opens
         self._clicks = clicks
         self._source = source
-        self._own = tuple(f"{self._base.lower()}/{path}/" for path in "uco") if base_url else ()
+        self._own = tuple(f"{self._base.lower()}/{path}/" for path in "ucos") if base_url else ()
         self._target = lru_cache(4096)(self._parametrised)
 
     def texts(self, text: str | None, html: str | None, message: int, campaign: str) -> tuple[str | None, str | None]:

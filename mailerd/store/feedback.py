@@ -1,8 +1,8 @@
 """Feedback into the log: finds the message that a report is about, writes its event, and draws the consequences.
 
 Two statements a batch: one finds the messages, one writes everything or nothing. In between `decide` says what follows,
-purely: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe for its stream,
-soft bounces add up; opens and clicks by people are counted for the address. A report that was seen before
+purely: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe for its stream or
+its topic, soft bounces add up; opens and clicks by people are counted for the address. A report that was seen before
 (`source_id`, for five days at least) counts once, whichever instance hears it again.
 
 Only a report whose message is found by an id may suppress anybody, or change what is known of an address: anybody may send us
@@ -73,6 +73,7 @@ class Consequence(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     metadata: Mapping[str, Any] | None
     suppress: Sequence[tuple[str, str]] = ()  # (stream, reason)
+    topic: str = ""  # that the recipient has left
     source: str = ""
     soft: bool = False
     open: bool = False
@@ -118,7 +119,7 @@ APPLY: Final = """
 WITH g AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($1::text::jsonb) AS g(key uuid, message_id bigint, rcpt smallint, recipient text, stream text,
     type text, provider text, provider_message_id text, code int, enhanced text, category text, detail text, metadata jsonb,
-    suppress jsonb, source text, soft boolean, open boolean, click boolean)),
+    suppress jsonb, topic text, source text, soft boolean, open boolean, click boolean)),
 turn AS MATERIALIZED (SELECT (floor(extract(epoch FROM now()) / 432000)::bigint % 3)::int AS now),
 fresh AS MATERIALIZED (
   SELECT g.key FROM g CROSS JOIN turn WHERE g.key IS NOT NULL
@@ -152,6 +153,13 @@ suppressed AS (
   -- What holds for ever keeps its first reason.
   ON CONFLICT (address, stream) DO UPDATE SET reason = excluded.reason, source = excluded.source, until = excluded.until, at = now()
   WHERE s.until IS NOT NULL),
+departed AS (
+  INSERT INTO mailerd.subscription AS s (address, topic, state, source, proof)
+  SELECT DISTINCT ON (recipient, topic) recipient, topic, 'unsubscribed', source,
+    CASE WHEN message_id > 0 THEN jsonb_build_object('message', message_id) END
+  FROM ok WHERE topic <> '' ORDER BY recipient, topic
+  ON CONFLICT (address, topic) DO UPDATE SET state = excluded.state, source = excluded.source, at = now(), proof = excluded.proof
+  WHERE s.state <> 'unsubscribed'),
 engaged AS (
   INSERT INTO mailerd.engagement AS e (address, opens, clicks, last_open, last_click)
   SELECT recipient, count(*) FILTER (WHERE open), count(*) FILTER (WHERE click), max(now()) FILTER (WHERE open), max(now()) FILTER (WHERE click)
@@ -210,14 +218,19 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
     stream = message.stream if message is not None else report.stream or None
     soft = report.type == "bounced" and not report.hard
     suppress: list[tuple[str, str]] = []
+    topic = ""
     if message is not None and not message.guessed and recipient:
         if report.hard and report.type in ("bounced", "rejected"):
             suppress.append(("", "bounce"))
         elif report.type == "complained":
             suppress += [(name, "complaint") for name in marketing]
-        elif report.type == "unsubscribed" and not report.topic:
+        elif report.type == "unsubscribed" and report.topic:
+            topic = clean(report.topic, 63)
+        elif report.type == "unsubscribed":
             suppress.append((report.stream or message.stream, "unsubscribe"))
-    elif report.type == "unsubscribed" and recipient and report.stream and not report.topic:
+    elif report.type == "unsubscribed" and recipient and report.topic:
+        topic = clean(report.topic, 63)
+    elif report.type == "unsubscribed" and recipient and report.stream:
         suppress.append((report.stream, "unsubscribe"))  # its token says who and from what, years later
     proven = message is not None and not message.guessed and bool(recipient) and not report.bot
     return Consequence(
@@ -235,6 +248,7 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
         detail=clean(report.detail),
         metadata=_metadata(report, now),
         suppress=suppress,
+        topic=topic,
         source=clean(report.source, 200),
         soft=soft and proven,
         open=report.type == "opened" and proven,

@@ -1,19 +1,19 @@
-"""What a leased message must pass in Postgres before it is composed: the suppression list, and the limit on how often one
-address is written to.
+"""What a leased message must pass in Postgres before it is composed: the suppression list, what its recipients said about
+its topic, and the limit on how often one address is written to.
 
-One look-up a lease, for all recipients of the batch. It decides nothing about retries; a suppressed recipient simply
+One look-up a lease, for all recipients of the batch, and another one for those of messages with a topic. It decides nothing about retries; a suppressed recipient simply
 has its outcome. Addresses come in normal form (`compose.address.normal`), as the table stores them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from mailerd.store.database import Session
 from mailerd.store.privacy import pseudonym
 
-__all__ = ["capped", "suppressed"]
+__all__ = ["Look", "capped", "suppressed", "unwanted"]
 
 # LATERAL … LIMIT 1: one index probe an address, whatever the statistics say about the list's size.
 SUPPRESSED: Final = """
@@ -39,6 +39,47 @@ async def suppressed(
     else:
         rows = await session.fetch(SUPPRESSED_OR_ERASED, wanted, stream, [pseudonym(key, a) for a in wanted])
     return {row[0]: row[1] for row in rows}
+
+
+# The same for messages with a topic, and what they said about it, in one look: $3 pseudonyms (NULL: none), $4 topics, $5
+# whether the topic takes a confirmation. Who subscribed to a topic after he left the whole stream gets that topic. What
+# an address said itself goes before what an erased one left.
+UNWANTED: Final = """
+SELECT a.address, a.topic, coalesce(s.reason, CASE
+  WHEN w.state = 'unsubscribed' THEN 'unsubscribed from ' || a.topic
+  WHEN a.confirmed AND w.state = 'pending' THEN 'not confirmed: ' || a.topic
+  WHEN a.confirmed AND w.state IS NULL THEN 'not subscribed to ' || a.topic END) AS reason
+FROM unnest($1::text[], $3::text[], $4::text[], $5::boolean[]) AS a(address, pseudonym, topic, confirmed)
+LEFT JOIN LATERAL (
+  SELECT w.state, w.at FROM mailerd.subscription w
+  WHERE w.address IN (a.address, a.pseudonym) AND w.topic = a.topic ORDER BY w.address <> a.address LIMIT 1) w ON true
+LEFT JOIN LATERAL (
+  SELECT s.reason FROM mailerd.suppression s
+  WHERE s.address IN (a.address, a.pseudonym) AND s.stream IN ('', $2) AND (s.until IS NULL OR s.until > now())
+    AND NOT (s.stream <> '' AND s.reason LIKE 'unsubscribe%' AND coalesce(w.state = 'subscribed' AND w.at > s.at, false))
+  LIMIT 1) s ON true
+WHERE s.reason IS NOT NULL OR w.state = 'unsubscribed' OR (a.confirmed AND w.state IS DISTINCT FROM 'subscribed')
+"""
+
+
+class Look(NamedTuple):
+    """A recipient and the topic of what he would get. `confirmed`: only who confirmed gets anything of that topic."""
+
+    address: str
+    topic: str
+    confirmed: bool
+
+
+async def unwanted(
+    session: Session, stream: str, looks: Collection[Look], key: bytes | None = None
+) -> dict[tuple[str, str], str]:
+    """Of these recipients of messages with a topic, those that must not get them, as (address, topic), with the reason."""
+    wanted = list(looks)
+    pseudonyms = [pseudonym(key, look.address) if key is not None else None for look in wanted]
+    columns = zip(*wanted, strict=True) if wanted else ((), (), ())
+    addresses, topics, confirmed = map(list, columns)
+    rows = await session.fetch(UNWANTED, addresses, stream, pseudonyms, topics, confirmed)
+    return {(row[0], row[1]): row[2] for row in rows}
 
 
 CAPPED: Final = "SELECT id, address, wait FROM mailerd.count_recipients($1, $2, $3, $4, $5)"
