@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any, Final
 
 from mailerd.compose.address import parse
-from mailerd.compose.tokens import Tokens
+from mailerd.compose.tokens import Subscriber, Tokens
 from mailerd.config.model import Config
 from mailerd.config.resolved import Resolved
+from mailerd.config.topic import Topic
 from mailerd.config.values import listen as parse_listen
 from mailerd.feedback import Feedback
 from mailerd.store import feedback, inbox, preference
@@ -108,6 +109,7 @@ class PublicServer:
 
     def _desk(self, resolved: Resolved) -> Desk:
         public = resolved.config.public
+        self._topics = resolved.config.topic
         return Desk(
             base_url=public.base_url or "",
             tokens=Tokens(public.secret),
@@ -119,6 +121,7 @@ class PublicServer:
             preferences=self,
             traffic=self.traffic,
             later=self._later,
+            titles={topic.name: topic.shown for topic in self._topics},
         )
 
     def configure(self, resolved: Resolved) -> None:
@@ -194,15 +197,23 @@ class PublicServer:
 
     # Preferences, and pages that wait for Postgres.
 
-    async def topics(self, address: str, stream: str) -> Sequence[tuple[str, bool]]:
+    async def topics(self, address: str, stream: str) -> Sequence[tuple[Topic, bool]]:
         """See `desk.Preferences`."""
+        offered = [topic for topic in self._topics if topic.stream == stream]
         async with self._page_lock:
-            return await preference.topics(self._sessions["page"], address, stream)
+            return await preference.topics(self._sessions["page"], address, stream, offered)
 
-    async def resubscribe(self, address: str, stream: str, topic: str) -> None:
+    async def resubscribe(self, address: str, stream: str, topic: str, message: int) -> None:
         """See `desk.Preferences`."""
         async with self._page_lock:
-            await preference.resubscribe(self._sessions["page"], address, stream, topic)
+            await preference.resubscribe(self._sessions["page"], address, stream, topic, message)
+
+    async def confirm(self, who: Subscriber, token: str, visitor: str) -> bool:
+        """See `desk.Preferences`."""
+        async with self._page_lock:
+            return await preference.confirm(
+                self._sessions["page"], who.address, who.topic, message=who.message, token=token, visitor=visitor
+            )
 
     def _later(self, work: Coroutine[Any, Any, None], answer: Answer) -> None:
         """Runs what must be awaited, with a deadline; few at a time."""
