@@ -55,6 +55,11 @@ class Mailbox(msgspec.Struct, frozen=True, gc=False):
     domain: str
     utf8: bool = False
 
+    @property
+    def normal(self) -> str:
+        """See `normal`."""
+        return self.address.lower()
+
 
 def _refuse(field: str, problem: str, text: str) -> NoReturn:
     shown = ascii(text if len(text) <= 80 else text[:79] + "…")
@@ -181,9 +186,10 @@ def _literal(domain: str) -> bool:
 def normal(address: str) -> str:
     """The form in which addresses are compared and suppressed: bare, lower-cased, A-label domain.
 
-    Takes a mailbox with or without a name. Raises `Failure` as `parse` does.
+    Takes a mailbox with or without a name. Raises `Failure` as `parse` does. `mailerd.normal_address` in SQL says the same of
+    bare ASCII addresses, and takes no others.
     """
-    return parse(address).address.lower()
+    return parse(address).normal
 
 
 def base(address: str) -> str:

@@ -109,7 +109,7 @@ class Composer:
                 address.field("From", [mailbox]), mailbox.domain, return_path, reply_to, utf8, ring, signer, paths
             )
             self._identities[identity.name] = sender
-            self._by_address.setdefault(mailbox.address.lower(), sender)
+            self._by_address.setdefault(mailbox.normal, sender)
         first = next(iter(self._identities.values()), None)
         self._streams = {s.name: self._identities.get(s.identity) if s.identity else first for s in config.stream}
         self._first = first
@@ -151,7 +151,7 @@ class Composer:
         """(bit, normal address) of the recipients still to do, each address once; what does not parse is left out."""
         if not job.cc and not job.bcc:
             try:
-                return [(0, address.parse(job.recipient).address.lower())] if job.rcpt & 1 else []
+                return [(0, address.normal(job.recipient))] if job.rcpt & 1 else []
             except Failure:
                 return []
         found: dict[str, int] = {}
@@ -189,8 +189,8 @@ class Composer:
             lines.append(sender.reply_to)
 
         purpose = self._purposes.get(job.stream)
-        link = purpose.unsubscribe(job, to.address.lower(), topic) if purpose is not None else None
-        content = self._content(job, self._links(job, link, to.address.lower()))
+        link = purpose.unsubscribe(job, to.normal, topic) if purpose is not None else None
+        content = self._content(job, self._links(job, link, to.normal))
         if content.subject is not None:
             lines.append(headers.unstructured("Subject", content.subject))
         created = job.created_at if job.created_at.tzinfo is not None else job.created_at.replace(tzinfo=UTC)
@@ -306,7 +306,7 @@ class Composer:
         """A mailbox as sender. One that belongs to an identity keeps that identity's return path and Reply-To."""
         mailbox = address.parse(text, "sender")
         line = address.field("From", (mailbox,))
-        if known := self._by_address.get(mailbox.address.lower()):
+        if known := self._by_address.get(mailbox.normal):
             return msgspec.structs.replace(known, lines=line)
         signer = self._keys.signer(mailbox.domain)
         return _Sender(line, mailbox.domain, mailbox.address, "", mailbox.utf8, self._keys, signer)
@@ -417,7 +417,7 @@ def _left(bits: int, mailboxes: Sequence[tuple[int, Mailbox]]) -> tuple[Recipien
     """The recipients whose bit is set, an address only by the first of its bits."""
     first: dict[str, Recipient] = {}
     for bit, mailbox in mailboxes:
-        first.setdefault(mailbox.address.lower(), Recipient(bit, mailbox.address))
+        first.setdefault(mailbox.normal, Recipient(bit, mailbox.address))
     return tuple(recipient for recipient in first.values() if bits >> recipient.bit & 1)
 
 

@@ -21,6 +21,7 @@ from mailerd.config.inbound import Inbound
 from mailerd.config.outgoing import Webhook
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
+from mailerd.config.suppression import Suppression
 from mailerd.config.topic import Topic
 from mailerd.config.tracking import Tracking
 
@@ -413,6 +414,7 @@ class Config(Section, frozen=True, kw_only=True):
     feedback: Feedback = Feedback()
     groups: GroupsSection = GroupsSection()
     alerts: Alerts = Alerts()
+    suppression: Suppression = Suppression()
     stream: tuple[Stream, ...] = ()
     pool: tuple[Pool, ...] = ()
     provider: tuple[Provider, ...] = ()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from mailerd.config import inbound as returning
-from mailerd.config import kinds, values, webhook
+from mailerd.config import kinds, suppression, values, webhook
 from mailerd.config.decode import Tree, table_name
 from mailerd.config.inbound import Inbound
 from mailerd.config.lines import Path
@@ -35,6 +35,7 @@ from mailerd.config.outgoing import Webhook, trouble
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
+from mailerd.config.suppression import Suppression
 from mailerd.config.topic import Topic
 from mailerd.config.tracking import missing
 
@@ -58,6 +59,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         for key, wrong in returning.problems(inbound, any(public.secret for _, public in tree.tables(Public))):
             if (*path, *key) not in tree.wrong:
                 tree.problem((*path, *key), wrong)
+    for path, section in tree.tables(Suppression):
+        for name, words in suppression.problems(section):
+            if (*path, name) not in tree.wrong:
+                tree.problem((*path, name), words)
     for path, hook in tree.tables(Webhook):
         for name, words in trouble(hook, frozenset(tree.names("stream"))):
             if (*path, name) not in tree.wrong:

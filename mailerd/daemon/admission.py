@@ -45,7 +45,8 @@ TROUBLE_PAUSE = 1.0
 
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
-    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`)."""
+    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`);
+    `plus_tags` as `[suppression]` has it."""
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class Admission:
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
         erased: bytes | None = None,
+        *,
+        plus_tags: bool = False,
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
@@ -64,6 +67,7 @@ class Admission:
         self._backlog = backlog
         self._composer = composer
         self._erased = erased
+        self._plus_tags = plus_tags
         self._payloads = payloads
         self._memory = memory
         self._on_admitted = on_admitted
@@ -203,8 +207,9 @@ class Admission:
             if (topic := of.get(job.id)) is not None
             for _, a in pairs
         }
-        listed = await suppressed(session, self._stream, addresses, self._erased) if addresses else {}
-        found = await unwanted(session, self._stream, looks, self._erased) if looks else {}
+        key, plus = self._erased, self._plus_tags
+        listed = await suppressed(session, self._stream, addresses, key, plus_tags=plus) if addresses else {}
+        found = await unwanted(session, self._stream, looks, key, plus_tags=plus) if looks else {}
         stopped: dict[tuple[int, str], str] = {}
         if listed or found:
             for job, pairs in wanted:

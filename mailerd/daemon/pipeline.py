@@ -107,9 +107,9 @@ class Pipeline:
             on_returned=lambda: self.route.wake_at(time.monotonic()),
             on_stale=self._stale,
         )
-        room, erased = int(config.limits.memory), privacy.key(config.public.secret)
+        room, erased, plus = int(config.limits.memory), privacy.key(config.public.secret), config.suppression.plus_tags
         self._admission = Admission(
-            stream, self.backlog, composer, self._payloads, room, self._admitted, threads, erased
+            stream, self.backlog, composer, self._payloads, room, self._admitted, threads, erased, plus_tags=plus
         )
         self._wake = asyncio.Event()
         self._paused = Paused()

@@ -71,6 +71,7 @@ class Worker:
         self._paths = return_paths(config)
         self._providers = _providers(config)
         self._retention = float(config.inbound.retention)
+        self._policy = reports.policy_of(config.suppression)
 
     def wake(self) -> None:
         self._some.set()
@@ -137,7 +138,7 @@ class Worker:
         found = match(trail, {id_: (one.created_at, one.recipients) for id_, one in sent.items()})
         provider = self._providers.get(trail.provider[0][0], "") if trail.provider else ""
         told = feedback(report, found, trail, name=mail.digest.hex(), at=mail.at, provider=provider)
-        applied = await (self._apply or reports.apply)(self._session, told) if told else 0
+        applied = await self._applied(told) if told else 0
         by = found.by if found else ("provider_id" if trail.provider and told else "recipient" if told else "")
         await store.finish(
             self._session,
@@ -149,6 +150,11 @@ class Worker:
             applied,
         )
         self._seen(mail.source, str(report.kind))
+
+    async def _applied(self, told: Sequence[Feedback]) -> int:
+        if self._apply is not None:
+            return await self._apply(self._session, told)
+        return await reports.apply(self._session, told, self._policy)
 
     async def _forget(self) -> None:
         if time.monotonic() >= self._forget_at:

@@ -1,7 +1,7 @@
 """Feedback into the log: finds the message that a report is about, writes its event, and draws the consequences.
 
 Two statements a batch: one finds the messages, one writes everything or nothing. In between `decide` says what follows,
-purely: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe for its stream or
+purely, by the `Policy`: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe for its stream or
 its topic, soft bounces add up; opens and clicks by people are counted for the address. A report that was seen before
 (`source_id`, for five days at least) counts once, whichever instance hears it again.
 
@@ -24,11 +24,12 @@ from uuid import UUID
 import msgspec
 
 from mailerd.compose.address import normal
+from mailerd.config.suppression import DAY, Suppression
 from mailerd.feedback import TYPES, Feedback
 from mailerd.message import Failure, clean
 from mailerd.store.database import Session
 
-__all__ = ["POLICY", "Message", "Policy", "apply", "decide", "forget"]
+__all__ = ["POLICY", "Message", "Policy", "apply", "decide", "forget", "policy_of"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_LIMIT: Final = 1 << 63
@@ -37,14 +38,29 @@ _ours = re.compile(r"(\d{1,19})\.([0-9a-f]{1,16})@").match  # a Message-ID of `c
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """When soft bounces write an address off for a while: so many within so many days, for so many days."""
+    """What follows from bounces and complaints. Soft bounces write an address off for a while: so many (0: never) within so
+    many days, for so many days. `bounce_seconds`: how long a hard bounce holds, 0 for ever. `complaints`: what one stops,
+    `marketing` streams, the message's `stream`, or `all`."""
 
     soft_bounces: int = 5
     within_days: int = 7
-    suppress_days: int = 30
+    suppress_days: float = 30
+    bounce_seconds: float = 0
+    complaints: str = "marketing"
 
 
 POLICY: Final = Policy()
+
+
+def policy_of(settings: Suppression) -> Policy:
+    """What `[suppression]` says."""
+    return Policy(
+        soft_bounces=settings.soft_bounces,
+        within_days=round(settings.soft_bounce_window / DAY),
+        suppress_days=settings.soft_bounces_expire / DAY,
+        bounce_seconds=float(settings.hard_bounces_expire),
+        complaints=settings.complaints,
+    )
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,16 +159,17 @@ worn AS (
   SELECT s.address FROM soft s WHERE s.times + coalesce((
     SELECT sum(b.times) FROM mailerd.soft_bounce b WHERE b.address = s.address AND b.day > current_date - $3::int), 0) >= $2::int),
 wanted AS (
-  SELECT ok.recipient AS address, x.v ->> 0 AS stream, x.v ->> 1 AS reason, ok.source, NULL::timestamptz AS until, 0 AS rank
+  SELECT ok.recipient AS address, x.v ->> 0 AS stream, x.v ->> 1 AS reason, ok.source,
+    CASE WHEN x.v ->> 1 = 'bounce' AND $5::float8 > 0 THEN now() + make_interval(secs => $5::float8) END AS until, 0 AS rank
   FROM ok CROSS JOIN LATERAL jsonb_array_elements(ok.suppress) AS x(v)
   UNION ALL
-  SELECT address, '', 'soft bounces', 'feedback', now() + make_interval(days => $4::int), 1 FROM worn),
+  SELECT address, '', 'soft bounces', 'feedback', now() + make_interval(secs => $4::float8 * 86400), 1 FROM worn),
 suppressed AS (
   INSERT INTO mailerd.suppression AS s (address, stream, reason, source, until)
   SELECT DISTINCT ON (address, stream) address, stream, reason, source, until FROM wanted ORDER BY address, stream, rank
-  -- What holds for ever keeps its first reason.
+  -- What holds for ever, or for longer, keeps its first reason.
   ON CONFLICT (address, stream) DO UPDATE SET reason = excluded.reason, source = excluded.source, until = excluded.until, at = now()
-  WHERE s.until IS NOT NULL),
+  WHERE s.until < coalesce(excluded.until, 'infinity')),
 departed AS (
   INSERT INTO mailerd.subscription AS s (address, topic, state, source, proof)
   SELECT DISTINCT ON (recipient, topic) recipient, topic, 'unsubscribed', source,
@@ -192,7 +209,7 @@ async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = 
     marketing = [row[0] for row in await session.fetch(MARKETING)] if complained else []
     made: dict[str | int, Consequence] = {}
     for number, report in enumerate(wanted):
-        if (consequence := decide(report, messages.get(number), marketing, now)) is not None:
+        if (consequence := decide(report, messages.get(number), marketing, now, policy)) is not None:
             made.setdefault(consequence.key or number, consequence)
     if not made:
         return 0
@@ -203,14 +220,17 @@ async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = 
             policy.soft_bounces,
             policy.within_days,
             policy.suppress_days,
+            policy.bounce_seconds,
         )
     )
 
 
-def decide(report: Feedback, message: Message | None, marketing: Sequence[str], now: datetime) -> Consequence | None:
+def decide(
+    report: Feedback, message: Message | None, marketing: Sequence[str], now: datetime, policy: Policy = POLICY
+) -> Consequence | None:
     """What follows from a report about `message` (None: not found). None: it names neither message nor recipient.
 
-    `marketing`: the streams that a complaint stops; it never stops transactional ones.
+    `marketing`: the streams that a complaint stops, where the policy says no other.
     """
     bit, recipient = _whom(report, message)
     if message is None and not recipient:
@@ -223,7 +243,8 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
         if report.hard and report.type in ("bounced", "rejected"):
             suppress.append(("", "bounce"))
         elif report.type == "complained":
-            suppress += [(name, "complaint") for name in marketing]
+            stops = {"all": ("",), "stream": (message.stream,)}.get(policy.complaints, marketing)
+            suppress += [(name, "complaint") for name in stops]
         elif report.type == "unsubscribed" and report.topic:
             topic = clean(report.topic, 63)
         elif report.type == "unsubscribed":
@@ -250,7 +271,7 @@ def decide(report: Feedback, message: Message | None, marketing: Sequence[str], 
         suppress=suppress,
         topic=topic,
         source=clean(report.source, 200),
-        soft=soft and proven,
+        soft=soft and proven and policy.soft_bounces > 0,
         open=report.type == "opened" and proven,
         click=report.type == "clicked" and proven,
     )

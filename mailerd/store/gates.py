@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
+from mailerd.compose.address import base
 from mailerd.store.database import Session
 from mailerd.store.privacy import pseudonym
 
@@ -30,16 +31,34 @@ SUPPRESSED_OR_ERASED: Final = SUPPRESSED.replace(
 
 
 async def suppressed(
-    session: Session, stream: str, addresses: Collection[str], key: bytes | None = None
+    session: Session, stream: str, addresses: Collection[str], key: bytes | None = None, *, plus_tags: bool = False
 ) -> dict[str, str]:
     """Of these addresses, those that must not get mail of this stream, with the reason. `key`: of `store.privacy`."""
     wanted = list(addresses)
-    if key is None:
+    if plus_tags:
+        rows = await session.fetch(SUPPRESSED_BY_BASE, wanted, stream, _hidden(key, wanted), *_bases(key, wanted))
+    elif key is None:
         rows = await session.fetch(SUPPRESSED, wanted, stream)
     else:
-        rows = await session.fetch(SUPPRESSED_OR_ERASED, wanted, stream, [pseudonym(key, a) for a in wanted])
+        rows = await session.fetch(SUPPRESSED_OR_ERASED, wanted, stream, _hidden(key, wanted))
     return {row[0]: row[1] for row in rows}
 
+
+def _hidden(key: bytes | None, addresses: Sequence[str]) -> list[str | None]:
+    return [pseudonym(key, address) if key is not None else None for address in addresses]
+
+
+def _bases(key: bytes | None, addresses: Sequence[str]) -> tuple[list[str], list[str | None]]:
+    bases = [base(address) for address in addresses]
+    return bases, _hidden(key, bases)
+
+
+# The same with `[suppression] plus_tags`: $4 the addresses without their tags, in their order, $5 the pseudonyms of those.
+_BASES: Final = "(a.base, a.pseudonym, a.base_pseudonym)"
+SUPPRESSED_BY_BASE: Final = SUPPRESSED.replace(
+    "unnest($1::text[]) AS a(address)",
+    "unnest($1::text[], $3::text[], $4::text[], $5::text[]) AS a(address, pseudonym, base, base_pseudonym)",
+).replace("s.address = a.address", f"mailerd.base_address(s.address) IN {_BASES}")
 
 # The same for messages with a topic, and what they said about it, in one look: $3 pseudonyms (NULL: none), $4 topics, $5
 # whether the topic takes a confirmation. Who subscribed to a topic after he left the whole stream gets that topic. What
@@ -60,6 +79,16 @@ LEFT JOIN LATERAL (
   LIMIT 1) s ON true
 WHERE s.reason IS NOT NULL OR w.state = 'unsubscribed' OR (a.confirmed AND w.state IS DISTINCT FROM 'subscribed')
 """
+# With plus_tags, $6 and $7 as above. Of others with another tag only a no counts: a yes is that of one address.
+UNWANTED_BY_BASE: Final = (
+    UNWANTED.replace("$5::boolean[]) AS a(", "$5::boolean[], $6::text[], $7::text[]) AS a(")
+    .replace("topic, confirmed)\nLEFT", "topic, confirmed, base, base_pseudonym)\nLEFT")
+    .replace(
+        "w.address IN (a.address, a.pseudonym)",
+        f"mailerd.base_address(w.address) IN {_BASES} AND (w.address = a.address OR w.state = 'unsubscribed')",
+    )
+    .replace("s.address IN (a.address, a.pseudonym)", f"mailerd.base_address(s.address) IN {_BASES}")
+)
 
 
 class Look(NamedTuple):
@@ -71,14 +100,20 @@ class Look(NamedTuple):
 
 
 async def unwanted(
-    session: Session, stream: str, looks: Collection[Look], key: bytes | None = None
+    session: Session, stream: str, looks: Collection[Look], key: bytes | None = None, *, plus_tags: bool = False
 ) -> dict[tuple[str, str], str]:
     """Of these recipients of messages with a topic, those that must not get them, as (address, topic), with the reason."""
     wanted = list(looks)
-    pseudonyms = [pseudonym(key, look.address) if key is not None else None for look in wanted]
-    columns = zip(*wanted, strict=True) if wanted else ((), (), ())
-    addresses, topics, confirmed = map(list, columns)
-    rows = await session.fetch(UNWANTED, addresses, stream, pseudonyms, topics, confirmed)
+    addresses = [look.address for look in wanted]
+    rows = await session.fetch(
+        UNWANTED_BY_BASE if plus_tags else UNWANTED,
+        addresses,
+        stream,
+        _hidden(key, addresses),
+        [look.topic for look in wanted],
+        [look.confirmed for look in wanted],
+        *(_bases(key, addresses) if plus_tags else ()),
+    )
     return {(row[0], row[1]): row[2] for row in rows}
 
 

@@ -25,10 +25,18 @@ _TOPICS: Final = """
 SELECT t.name, CASE WHEN w.state = 'subscribed' THEN g.at IS NULL OR w.at > g.at
   ELSE g.at IS NULL AND NOT t.confirmed AND w.state IS DISTINCT FROM 'unsubscribed' END
 FROM unnest($3::text[], $4::boolean[]) WITH ORDINALITY AS t(name, confirmed, n)
-LEFT JOIN mailerd.subscription w ON w.address = $1 AND w.topic = t.name
-LEFT JOIN mailerd.suppression g ON g.address = $1 AND g.stream = $2 AND g.reason LIKE 'unsubscribe%'
+LEFT JOIN LATERAL (
+  SELECT w.state, w.at FROM mailerd.subscription w
+  WHERE w.address = $1 AND w.topic = t.name ORDER BY w.address <> $1 LIMIT 1) w ON true
+LEFT JOIN LATERAL (
+  SELECT g.at FROM mailerd.suppression g
+  WHERE g.address = $1 AND g.stream = $2 AND g.reason LIKE 'unsubscribe%' ORDER BY g.at DESC LIMIT 1) g ON true
 ORDER BY t.n
 """
+_TOPICS_BY_BASE: Final = _TOPICS.replace(
+    "w.address = $1 AND",
+    "mailerd.base_address(w.address) = mailerd.base_address($1) AND (w.address = $1 OR w.state = 'unsubscribed') AND",
+).replace("g.address = $1 AND", "mailerd.base_address(g.address) = mailerd.base_address($1) AND")
 _RESUBSCRIBE: Final = """
 WITH gone AS (
   DELETE FROM mailerd.suppression WHERE address = $1 AND stream = $2 AND reason LIKE 'unsubscribe%' RETURNING address),
@@ -36,6 +44,9 @@ said AS (
   INSERT INTO mailerd.audit (actor, action, target, detail) SELECT 'recipient', 'resubscribe', address, $2 FROM gone)
 SELECT count(*) FROM gone
 """
+_RESUBSCRIBE_BY_BASE: Final = _RESUBSCRIBE.replace(
+    "address = $1 AND", "mailerd.base_address(address) = mailerd.base_address($1) AND"
+)
 _SUBSCRIBE: Final = """
 INSERT INTO mailerd.subscription AS s (address, topic, state, source, proof) VALUES ($1, $2, 'subscribed', 'page', $3::text::jsonb)
 ON CONFLICT (address, topic) DO UPDATE SET state = excluded.state, source = excluded.source, at = now(), proof = excluded.proof
@@ -52,20 +63,24 @@ SELECT EXISTS (SELECT FROM done) OR EXISTS (SELECT FROM was WHERE was.state = 's
 """
 
 
-async def topics(session: Session, address: str, stream: str, offered: Sequence[Topic]) -> list[tuple[Topic, bool]]:
+async def topics(
+    session: Session, address: str, stream: str, offered: Sequence[Topic], plus_tags: bool = False
+) -> list[tuple[Topic, bool]]:
     """Each of these topics of a stream, and whether this address (in normal form) gets it."""
     if not offered:
         return []
     names, confirmed = [t.name for t in offered], [t.double_opt_in for t in offered]
-    rows = await session.fetch(_TOPICS, address, stream, names, confirmed)
+    rows = await session.fetch(_TOPICS_BY_BASE if plus_tags else _TOPICS, address, stream, names, confirmed)
     return [(topic, row[1]) for topic, row in zip(offered, rows, strict=True)]
 
 
-async def resubscribe(session: Session, address: str, stream: str, topic: str, message: int = 0) -> bool:
+async def resubscribe(
+    session: Session, address: str, stream: str, topic: str, message: int = 0, *, plus_tags: bool = False
+) -> bool:
     """Undoes an unsubscribe from a topic, or ('') from the stream; whether anything had to be undone. `message`: whose
     link it was."""
     if not topic:
-        return bool(await session.value(_RESUBSCRIBE, address, stream))
+        return bool(await session.value(_RESUBSCRIBE_BY_BASE if plus_tags else _RESUBSCRIBE, address, stream))
     proof = msgspec.json.encode({"message": message}).decode() if message else None
     return bool(await session.value(_SUBSCRIBE, address, topic, proof))
 

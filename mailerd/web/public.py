@@ -67,7 +67,7 @@ class PublicServer:
         metrics: Metrics,
         *,
         webhooks: Mapping[str, Webhook] | None = None,
-        apply: Apply = feedback.apply,
+        apply: Apply | None = None,
     ) -> None:
         config = resolved.config
         database = config.database
@@ -77,21 +77,24 @@ class PublicServer:
         self._config = config
         self._health = health
         self._given = webhooks
+        self._applies = apply
+        self._policy = feedback.policy_of(config.suppression)
+        self._plus_tags = config.suppression.plus_tags
         self._sessions = {name: Session(database, f"mailerd:{name}") for name in ("received", "left", "seen", "page")}
         self._page_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._pages: set[asyncio.Task[None]] = set()
         known = webhooks_of(config) if webhooks is None else webhooks
-        self._reader = Reader(database, known, apply, self.traffic, busy=lambda: len(self._received) > 64)
+        self._reader = Reader(database, known, self._apply, self.traffic, busy=lambda: len(self._received) > 64)
         self._received: GroupCommit[inbox.Raw] = GroupCommit(
             "webhooks", self._store, most=4096, octets=64 << 20, batch=512
         )
         self._left: GroupCommit[Feedback] = GroupCommit(
-            "unsubscribes", partial(self._applied, apply, "left"), most=4096, batch=200
+            "unsubscribes", partial(self._applied, "left"), most=4096, batch=200
         )
         self._seen: GroupCommit[Feedback] = GroupCommit(
             "opens and clicks",
-            partial(self._applied, apply, "seen"),
+            partial(self._applied, "seen"),
             most=50_000,
             batch=500,
             keep=True,
@@ -130,6 +133,8 @@ class PublicServer:
         if not public.secret:
             log.error("reload: [public] has no secret any more: links are read with the old ones")
             return
+        self._policy = feedback.policy_of(resolved.config.suppression)
+        self._plus_tags = resolved.config.suppression.plus_tags
         self._proxies = Proxies(public.trusted_proxies)
         if self._given is None:
             self._receiver.webhooks = self._reader.webhooks = webhooks_of(resolved.config)
@@ -192,8 +197,13 @@ class PublicServer:
         await inbox.put(self._sessions["received"], batch)
         self._reader.wake.set()
 
-    async def _applied(self, apply: Apply, session: str, batch: list[Feedback]) -> None:
-        await apply(self._sessions[session], batch)
+    async def _applied(self, session: str, batch: list[Feedback]) -> None:
+        await self._apply(self._sessions[session], batch)
+
+    async def _apply(self, session: Session, reports: Sequence[Feedback]) -> int:
+        if self._applies is not None:
+            return await self._applies(session, reports)
+        return await feedback.apply(session, reports, self._policy)
 
     # Preferences, and pages that wait for Postgres.
 
@@ -201,12 +211,13 @@ class PublicServer:
         """See `desk.Preferences`."""
         offered = [topic for topic in self._topics if topic.stream == stream]
         async with self._page_lock:
-            return await preference.topics(self._sessions["page"], address, stream, offered)
+            return await preference.topics(self._sessions["page"], address, stream, offered, self._plus_tags)
 
     async def resubscribe(self, address: str, stream: str, topic: str, message: int) -> None:
         """See `desk.Preferences`."""
         async with self._page_lock:
-            await preference.resubscribe(self._sessions["page"], address, stream, topic, message)
+            session = self._sessions["page"]
+            await preference.resubscribe(session, address, stream, topic, message, plus_tags=self._plus_tags)
 
     async def confirm(self, who: Subscriber, token: str, visitor: str) -> bool:
         """See `desk.Preferences`."""
