@@ -64,12 +64,14 @@ def policy_of(settings: Suppression) -> Policy:
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a reported message. `recipients`: mailboxes by bit. `guessed`: only recipient and time point to it."""
+    """What is known of a reported message. `recipients`: mailboxes by bit. `guessed`: only recipient and time point to it.
+    `provider`: who sent it, where that was looked for."""
 
     id: int
     stream: str
     recipients: Sequence[str]
     guessed: bool = False
+    provider: str = ""
 
 
 class Consequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +98,8 @@ class Consequence(msgspec.Struct, frozen=True, kw_only=True):
     click: bool = False
 
 
-# A message by its id, else by what its provider called it, else by its recipient and time. LIMIT 1 and no join: each
+# A message by its id, else by what its provider called it, else by its recipient and time; for a bounce or a complaint that
+# does not name the provider, also who sent it. LIMIT 1 and no join: each
 # look-up is an index probe, whatever the statistics say. `stamp`: microseconds of created_at, as our Message-ID has them.
 FIND: Final = """
 WITH g AS MATERIALIZED (
@@ -107,15 +110,17 @@ WITH g AS MATERIALIZED (
         AND (g.provider = '' OR e.provider = g.provider) AND e.message_id > 0 AND e.type = 'sent'
         AND e.at > now() - interval '90 days' AND e.at < now() + interval '1 hour'
       ORDER BY e.at DESC LIMIT 1) END) AS proven
-  FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-    AS g(n, message_id, stamp, provider, provider_message_id, recipient, at)),
+  FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::boolean[])
+    AS g(n, message_id, stamp, provider, provider_message_id, recipient, at, by_whom)),
 f AS MATERIALIZED (
-  SELECT g.n, g.stamp, g.proven IS NULL AS guessed, coalesce(g.proven,
+  SELECT g.n, g.stamp, g.by_whom, g.proven IS NULL AS guessed, coalesce(g.proven,
     CASE WHEN g.recipient <> '' THEN (
       SELECT max(o.id) FROM (SELECT o.id FROM mailerd.outbox o WHERE lower(o.recipient) = g.recipient
         AND o.id BETWEEN mailerd.id_at(g.at - interval '5 days') AND mailerd.id_at(g.at + interval '1 minute') LIMIT 1000) o) END) AS found
   FROM g)
-SELECT g.n, m.id, m.stream, m.recipients, g.guessed
+SELECT g.n, m.id, m.stream, m.recipients, g.guessed, CASE WHEN g.by_whom AND NOT g.guessed THEN (
+  SELECT e.provider FROM mailerd.event e WHERE e.message_id = m.id AND e.type = 'sent'
+    AND e.at >= mailerd.id_time(m.id) - interval '1 minute' AND e.at < now() + interval '1 hour' ORDER BY e.at DESC LIMIT 1) END
 FROM f AS g CROSS JOIN LATERAL (
   (SELECT o.id, o.stream, o.recipient || coalesce(o.cc, '{}') || coalesce(o.bcc, '{}') AS recipients FROM mailerd.outbox o
    WHERE o.id = g.found AND (g.stamp = 0 OR g.stamp = (extract(epoch FROM o.created_at) * 1000000)::bigint) LIMIT 1)
@@ -194,17 +199,21 @@ async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = 
     wanted = [report for report in reports if report.type in TYPES and report.type != "unknown"]
     if not wanted:
         return 0
-    columns: list[list[Any]] = [[], [], [], [], [], [], []]
+    columns: list[list[Any]] = [[], [], [], [], [], [], [], []]
     for number, report in enumerate(wanted):
         id_, stamp = _named(report)
         at = report.at if report.at is not None and report.at.tzinfo is not None and report.at < now else now
         at = max(at, now - timedelta(days=90))
         called = clean(report.provider_message_id)
-        row = (number, id_, stamp, clean(report.provider), called, _address(report.recipient), at)
+        by_whom = not report.provider and report.type in ("bounced", "complained")
+        row = (number, id_, stamp, clean(report.provider), called, _address(report.recipient), at, by_whom)
         for column, value in zip(columns, row, strict=True):
             column.append(value)
     rows = await session.fetch(FIND, *columns)
-    messages = {row[0]: Message(id=row[1], stream=row[2], recipients=row[3], guessed=row[4]) for row in rows}
+    messages = {
+        row[0]: Message(id=row[1], stream=row[2], recipients=row[3], guessed=row[4], provider=row[5] or "")
+        for row in rows
+    }
     complained = any(report.type == "complained" for report in wanted)
     marketing = [row[0] for row in await session.fetch(MARKETING)] if complained else []
     made: dict[str | int, Consequence] = {}
@@ -261,7 +270,7 @@ def decide(
         recipient=recipient,
         stream=stream,
         type=report.type,
-        provider=clean(report.provider),
+        provider=clean(report.provider) or (message.provider if message is not None else ""),
         provider_message_id=clean(report.provider_message_id),
         code=report.code if 0 <= report.code < 1000 else 0,
         enhanced=clean(report.enhanced, 20),
