@@ -65,28 +65,27 @@ SUPPRESSED_BY_BASE: Final = SUPPRESSED.replace(
 # an address said itself goes before what an erased one left.
 UNWANTED: Final = """
 SELECT a.address, a.topic, coalesce(s.reason, CASE
-  WHEN w.state = 'unsubscribed' THEN 'unsubscribed from ' || a.topic
+  WHEN w.state = 'unsubscribed' OR e.no THEN 'unsubscribed from ' || a.topic
   WHEN a.confirmed AND w.state = 'pending' THEN 'not confirmed: ' || a.topic
   WHEN a.confirmed AND w.state IS NULL THEN 'not subscribed to ' || a.topic END) AS reason
 FROM unnest($1::text[], $3::text[], $4::text[], $5::boolean[]) AS a(address, pseudonym, topic, confirmed)
 LEFT JOIN LATERAL (
-  SELECT w.state, w.at FROM mailerd.subscription w
-  WHERE w.address IN (a.address, a.pseudonym) AND w.topic = a.topic ORDER BY w.address <> a.address LIMIT 1) w ON true
+  SELECT w.state, w.at FROM mailerd.subscription w WHERE w.address = a.address AND w.topic = a.topic LIMIT 1) w ON true
+LEFT JOIN LATERAL (
+  SELECT true AS no FROM mailerd.subscription e
+  WHERE w.state IS NULL AND e.address = a.pseudonym AND e.topic = a.topic AND e.state = 'unsubscribed' LIMIT 1) e ON true
 LEFT JOIN LATERAL (
   SELECT s.reason FROM mailerd.suppression s
   WHERE s.address IN (a.address, a.pseudonym) AND s.stream IN ('', $2) AND (s.until IS NULL OR s.until > now())
     AND NOT (s.stream <> '' AND s.reason LIKE 'unsubscribe%' AND coalesce(w.state = 'subscribed' AND w.at > s.at, false))
   LIMIT 1) s ON true
-WHERE s.reason IS NOT NULL OR w.state = 'unsubscribed' OR (a.confirmed AND w.state IS DISTINCT FROM 'subscribed')
+WHERE s.reason IS NOT NULL OR w.state = 'unsubscribed' OR e.no OR (a.confirmed AND w.state IS DISTINCT FROM 'subscribed')
 """
 # With plus_tags, $6 and $7 as above. Of others with another tag only a no counts: a yes is that of one address.
 UNWANTED_BY_BASE: Final = (
     UNWANTED.replace("$5::boolean[]) AS a(", "$5::boolean[], $6::text[], $7::text[]) AS a(")
     .replace("topic, confirmed)\nLEFT", "topic, confirmed, base, base_pseudonym)\nLEFT")
-    .replace(
-        "w.address IN (a.address, a.pseudonym)",
-        f"mailerd.base_address(w.address) IN {_BASES} AND (w.address = a.address OR w.state = 'unsubscribed')",
-    )
+    .replace("e.address = a.pseudonym", f"mailerd.base_address(e.address) IN {_BASES}")
     .replace("s.address IN (a.address, a.pseudonym)", f"mailerd.base_address(s.address) IN {_BASES}")
 )
 

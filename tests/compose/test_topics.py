@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mailerd.compose.bundle import Edition, Library, Share, Version
 from mailerd.compose.composer import Composer
 from mailerd.compose.tokens import Subscriber, Tokens
 from mailerd.config.model import Campaign, Config, Stream, Templates
@@ -102,3 +103,18 @@ def test_no_link_to_confirm(made: Composer, fields: dict[str, Any]) -> None:
 def test_a_row_brings_its_own() -> None:
     found = parse(COMPOSER.compose(job(text_body="{{ confirm_url }}", params='{"confirm_url": "https://a.example"}')))
     assert text_of(found).strip() == "https://a.example"
+
+
+def test_a_stored_template_confirms() -> None:
+    schema = {
+        "properties": {"confirm_url": {"type": "object"}},
+        "required": ["confirm_url"],
+        "additionalProperties": False,
+    }
+    library = Library()
+    edition = Edition(subject="Confirm", text="{{ confirm_url.offers }}")
+    library.put([Version("confirm", 1, {"": edition}, schema)], {"confirm": (Share(1, 100.0),)})
+    public = Public(base_url=BASE, secret=(SECRET,))
+    topic = (Topic(name="offers", stream="transactional"),)
+    made = Composer(Config(identity=(SHOP,), topic=topic, public=public), library)
+    assert text_of(parse(made.compose(job(template="confirm")))).startswith(f"{BASE}/s/")
