@@ -1,9 +1,9 @@
 """Feedback into the log: finds the message that a report is about, writes its event, and draws the consequences.
 
 Two statements a batch: one finds the messages, one writes everything or nothing. In between `decide` says what follows,
-purely, by the `Policy`: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe for its stream or
-its topic, soft bounces add up; opens and clicks by people are counted for the address. A report that was seen before
-(`source_id`, for five days at least) counts once, whichever instance hears it again.
+purely, by the `Policy`: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe
+for its stream or its topic, soft bounces add up; opens and clicks by people are counted for the address. A report that was
+seen before (`source_id`, for five days at least) counts once, whichever instance hears it again.
 
 Only a report whose message is found by an id may suppress anybody, or change what is known of an address: anybody may send us
 a mail that looks like a bounce, and knows whom we write to. What is not found is written all the same if it names a recipient, with message id 0.
@@ -99,8 +99,8 @@ class Consequence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # A message by its id, else by what its provider called it, else by its recipient and time; for a bounce or a complaint that
-# does not name the provider, also who sent it. LIMIT 1 and no join: each
-# look-up is an index probe, whatever the statistics say. `stamp`: microseconds of created_at, as our Message-ID has them.
+# names no provider, also who sent it. LIMIT 1 and no join: each look-up is an index probe, whatever the statistics say.
+# `stamp`: microseconds of created_at, as our Message-ID has them.
 FIND: Final = """
 WITH g AS MATERIALIZED (
   SELECT g.*, coalesce(nullif(g.message_id, 0),
@@ -172,9 +172,9 @@ wanted AS (
 suppressed AS (
   INSERT INTO mailerd.suppression AS s (address, stream, reason, source, until)
   SELECT DISTINCT ON (address, stream) address, stream, reason, source, until FROM wanted ORDER BY address, stream, rank
-  -- What holds for ever, or for longer, keeps its first reason.
+  -- What holds for ever, or for longer, keeps its first reason; who leaves again leaves later than what he subscribed to since.
   ON CONFLICT (address, stream) DO UPDATE SET reason = excluded.reason, source = excluded.source, until = excluded.until, at = now()
-  WHERE s.until < coalesce(excluded.until, 'infinity')),
+  WHERE s.until < coalesce(excluded.until, 'infinity') OR s.reason LIKE 'unsubscribe%' AND excluded.reason LIKE 'unsubscribe%'),
 departed AS (
   INSERT INTO mailerd.subscription AS s (address, topic, state, source, proof)
   SELECT DISTINCT ON (recipient, topic) recipient, topic, 'unsubscribed', source,

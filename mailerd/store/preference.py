@@ -16,9 +16,9 @@ import msgspec
 from mailerd.config.topic import Topic
 from mailerd.store.database import Session
 
-__all__ = ["PENDING_DAYS", "confirm", "resubscribe", "topics"]
+__all__ = ["PENDING_DAYS", "confirm", "forget", "resubscribe", "topics"]
 
-PENDING_DAYS: Final = 30  # a subscription that was not confirmed by then is not confirmed any more
+PENDING_DAYS: Final = 30  # a subscription that was not confirmed by then is not confirmed any more, and forgotten
 
 # As `gates.UNWANTED` sees it: leaving the stream counts for its topics, but for those that were subscribed to later.
 _TOPICS: Final = """
@@ -62,6 +62,15 @@ done AS (
 SELECT EXISTS (SELECT FROM done) OR EXISTS (SELECT FROM was WHERE was.state = 'subscribed')
 """
 
+_FORGET: Final = """
+WITH old AS (
+  DELETE FROM mailerd.subscription WHERE ctid = ANY (ARRAY(
+    SELECT s.ctid FROM mailerd.subscription s JOIN mailerd.topic t ON t.name = s.topic
+    WHERE s.state = 'pending' AND t.double_opt_in AND s.at < now() - make_interval(days => $1::int) LIMIT $2 FOR UPDATE OF s SKIP LOCKED))
+  RETURNING 1)
+SELECT count(*) FROM old
+"""
+
 
 async def topics(
     session: Session, address: str, stream: str, offered: Sequence[Topic], plus_tags: bool = False
@@ -93,3 +102,12 @@ async def confirm(
     at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     proof = {"at": at, "message": message, "token": token, "visitor": visitor}
     return bool(await session.value(_CONFIRM, address, topic, msgspec.json.encode(proof).decode(), PENDING_DAYS))
+
+
+async def forget(session: Session, batch: int = 1000) -> int:
+    """Deletes subscriptions that nobody has confirmed in time; how many."""
+    forgotten, gone = 0, batch
+    while gone == batch:
+        gone = int(await session.value(_FORGET, PENDING_DAYS, batch))
+        forgotten += gone
+    return forgotten

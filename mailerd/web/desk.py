@@ -110,7 +110,8 @@ class Preferences(Protocol):
 class Desk:
     """`handle` answers one request, at once or later. Built for one configuration; the queues outlive it.
 
-    `senders`: the display name that people know a stream by; `titles`: what they read for a topic. `later(coroutine, answer)` runs what must be awaited.
+    `senders`: the display name that people know a stream by; `titles`: what they read for a topic. `later(coroutine,
+    answer)` runs what must be awaited.
     """
 
     def __init__(

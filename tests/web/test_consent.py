@@ -14,7 +14,7 @@ import pytest
 from mailerd.compose.tokens import Subscriber
 from mailerd.config.model import Database
 from mailerd.config.topic import Topic
-from mailerd.store import feedback
+from mailerd.store import feedback, preference
 from mailerd.store.database import Session
 from mailerd.store.instances import publish_topics
 from mailerd.web.public import PublicServer
@@ -99,6 +99,8 @@ async def test_all_of_it_and_back(server: PublicServer, connection: Connection) 
     assert await boxes(server) == {"offers": False, "news": False}
     await post(server, OF_OFFERS, "choose", ["news"])
     assert await boxes(server) == {"offers": False, "news": True}, "that one topic, and nothing else"
+    await post(server, OF_STREAM, "unsubscribe")
+    assert await boxes(server) == {"offers": False, "news": False}, "all of it again, and later"
     await post(server, OF_OFFERS, "resubscribe-all")
     assert await boxes(server) == {"offers": True, "news": True}
 
@@ -131,11 +133,15 @@ async def test_confirming(server: PublicServer, connection: Connection) -> None:
     assert b"no longer valid" in (await post(server, CONFIRM, "confirm")).body, "an old link brings nobody back"
 
 
-async def test_a_confirmation_too_late(server: PublicServer, connection: Connection) -> None:
+async def test_a_confirmation_too_late(server: PublicServer, connection: Connection, database: str) -> None:
     await connection.execute("SELECT mailerd.subscribe($1, 'news')", ANN)
     await connection.execute("UPDATE mailerd.subscription SET at = now() - $1::interval", timedelta(days=31))
     assert b"no longer valid" in (await post(server, CONFIRM, "confirm")).body
     assert await states(connection) == {"news": "pending"}
+    await connection.execute("SELECT mailerd.subscribe('bob@example.org', 'news')")
+    async with Session(Database(url=database), "test") as session:
+        assert [await preference.forget(session, batch=1) for _ in range(2)] == [1, 0], "and what is too late goes"
+    assert await connection.fetchval("SELECT array_agg(address) FROM mailerd.subscription") == ["bob@example.org"]
 
 
 async def test_one_kind_of_token_is_not_the_other(server: PublicServer, connection: Connection) -> None:
