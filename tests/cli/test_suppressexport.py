@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailerd.cli.suppressexport import FORMATS, REASONS, write
@@ -69,10 +69,11 @@ ADDRESSES = st.from_regex(r"[a-z0-9!#$&'*+/=?^_`{|}~-]{1,12}@[a-z]{1,5}\.example
 
 
 @given(
-    st.dictionaries(ADDRESSES, st.sampled_from(REASONS), min_size=1),
+    st.dictionaries(ADDRESSES, st.sampled_from(REASONS), min_size=1, max_size=8),
     st.sampled_from(sorted(FORMATS)),
     st.sampled_from(REASONS),
 )
+@settings(max_examples=40, deadline=None)
 def test_there_and_back(people: dict[str, str], name: str, reason: str) -> None:
     entries = [Suppression(address=address, reason=people[address], at=AT) for address in sorted(people)]
     wanted = FORMATS[name]

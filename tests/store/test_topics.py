@@ -133,23 +133,23 @@ async def test_an_erased_address_stays_unsubscribed(session: Session, connection
     assert await gate(session, ANN, "offers", key) is None, "what he says now goes first"
 
 
-@pytest.mark.parametrize(
-    ("statement", "words"),
-    [
-        ("SELECT mailerd.subscribe('ann@example.org', 'offerz')", 'there is no [[topic]] "offerz"'),
-        ("SELECT mailerd.unsubscribe('ann@example.org', NULL)", "there is no [[topic]]"),
-        ("SELECT mailerd.subscribe('ann', 'offers')", "not an address such as ann@example.org: ann"),
-        ("SELECT mailerd.subscribe(NULL, 'offers')", "address: is NULL"),
-        ("SELECT mailerd.subscribe('ann@büro.example', 'offers')", "write its domain as IDNA does"),
-        ("SELECT mailerd.subscribe('a@b.example', 'offers', proof => '[1]')", "proof: not a JSON object"),
-        ("INSERT INTO mailerd.outbox (recipient, text_body, topic) VALUES ('a@b.example', '', 'a b')", "topic: not a"),
-    ],
-)
+REFUSED = {
+    "SELECT mailerd.subscribe('ann@example.org', 'offerz')": 'there is no [[topic]] "offerz"',
+    "SELECT mailerd.unsubscribe('ann@example.org', NULL)": "there is no [[topic]]",
+    "SELECT mailerd.subscribe('ann', 'offers')": "not an address such as ann@example.org: ann",
+    "SELECT mailerd.subscribe(NULL, 'offers')": "address: is NULL",
+    "SELECT mailerd.subscribe('ann@büro.example', 'offers')": "write its domain as IDNA does",
+    "SELECT mailerd.subscribe('a@b.example', 'offers', proof => '[1]')": "proof: not a JSON object",
+    "INSERT INTO mailerd.outbox (recipient, text_body, topic) VALUES ('a@b.example', '', 'a b')": "topic: not a plain name",
+}
+
+
 @pytest.mark.usefixtures("topics")
-async def test_what_is_refused(connection: Connection, statement: str, words: str) -> None:
-    with pytest.raises(asyncpg.PostgresError) as caught:
-        await connection.execute(statement)
-    assert words in str(caught.value)
+async def test_what_is_refused(connection: Connection) -> None:
+    for statement, words in REFUSED.items():
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            await connection.execute(statement)
+        assert words in str(caught.value)
 
 
 @pytest.mark.usefixtures("topics")
@@ -209,7 +209,7 @@ ADDRESSES = st.one_of(
 @example(address="a@b.example\n")
 @example(address="İ@b.example")
 @hypothesis_settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
 async def test_both_sides_spell_an_address_alike(connection: Connection, address: str) -> None:
     bare = '"' not in address and "<" not in address and "[" not in address and "@" in address
