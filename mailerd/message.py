@@ -202,6 +202,7 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     thread_key: str | None = None
     tags: Sequence[str] | None = None
     metadata: str | None = None
+    topic: str | None = None  # what the row says; its campaign may say it for it (`compose.topics`)
     age: float = 0.0  # seconds it had waited when it was leased, by Postgres's clock (from send_at, if that was later)
     leased_at: float = 0.0  # monotonic
     checked: float = 0.0  # monotonic; when its recipients were last looked up in the suppression list

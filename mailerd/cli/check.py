@@ -157,6 +157,11 @@ def _streams(loaded: Loaded) -> list[str]:
         if i.verp
         and (path := (i.return_path or i.sender).rpartition("@")[2].strip("> ").lower()) != (taken or "").lower()
     ]
+    warnings += [
+        f"topic.{topic.name}: nobody can leave it by a link: `one_click` of stream {topic.stream} is off"
+        for topic in resolved.config.topic
+        if not resolved.streams[topic.stream].one_click
+    ]
     for bulk in (stream for stream in written if stream.marketing):
         if not bulk.one_click:
             words = "large receivers want `one_click = true` of bulk mail (RFC 8058); it needs [public]"

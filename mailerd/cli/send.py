@@ -19,7 +19,7 @@ from mailerd.store.database import Session
 __all__ = ["send"]
 
 _COLUMNS: Final = """stream priority:int send_at:timestamptz expires_at:timestamptz dedup_key sender cc:text[] bcc:text[] reply_to subject
-text_body html_body template params:jsonb locale headers:jsonb thread_key campaign tags:text[] metadata:jsonb"""
+text_body html_body template params:jsonb locale headers:jsonb thread_key campaign topic tags:text[] metadata:jsonb"""
 _ENDS: Final = frozenset(
     ("sent", "delivered", "bounced", "rejected", "failed", "suppressed", "expired", "cancelled", "in_doubt")
 )
@@ -46,6 +46,7 @@ _STATUS: Final = (
 @click.option("--stream", help="Default: transactional.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 (most urgent) to 9. Default: 5.")
 @click.option("--campaign")
+@click.option("--topic", help="A [[topic]] of the stream: only who wants it gets it.")
 @click.option("--tag", "tags", multiple=True, help="May be given several times.")
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="May be given several times.")
 @click.option("--metadata", metavar="JSON", help="A JSON object that events carry.")

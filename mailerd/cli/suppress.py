@@ -17,8 +17,9 @@ from typing import IO, Final
 import click
 
 from mailerd.cli.database import actor, with_database
-from mailerd.cli.output import Exit, Fatal, json_option, print_json
+from mailerd.cli.output import Exit, Fatal, error, json_option, print_json
 from mailerd.cli.records import print_records
+from mailerd.cli.suppressexport import FORMATS, REASONS, reason_of, write
 from mailerd.cli.suppressfile import REASON_LIMIT, UnknownHeading, checked_reason, normal_address, read
 from mailerd.cli.times import Instant
 from mailerd.store import suppression as store
@@ -165,18 +166,38 @@ def import_entries(ctx: click.Context, file: IO[str], stream: str, reason: str |
 @suppress.command()
 @click.argument("file", type=click.File("w", encoding="utf-8", lazy=False), default="-")
 @click.option("--stream", help="Only these; '' are the entries for all streams.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["mailerd", *FORMATS]),
+    default="mailerd",
+    show_default=True,
+    help="A provider's, to move there: each address once, without what has an end.",
+)
+@click.option("--reason", type=click.Choice(REASONS), help="Only these. SendGrid and Mailgun take a file for each.")
 @click.pass_context
-def export(ctx: click.Context, file: IO[str], stream: str | None) -> None:
+def export(ctx: click.Context, file: IO[str], stream: str | None, kind: str, reason: str | None) -> None:
     """Write every address as CSV, to FILE or standard output."""
+    wanted = FORMATS.get(kind)
+    if wanted is not None and wanted.by_reason and reason not in wanted.by_reason:
+        raise click.UsageError(f"--format {kind} needs --reason {', '.join(wanted.by_reason)}: a file for each")
 
-    async def work(session: Session) -> None:
+    async def work(session: Session) -> tuple[int, int]:
+        if wanted is not None:
+            return await write(store.export(session, stream), file, wanted, reason)
         out = csv.writer(file, lineterminator="\n")
         out.writerow((*_COLUMNS, "source", "at"))
         async for page in store.export(session, stream):
             for e in page:
-                out.writerow((e.address, e.stream, e.reason, _iso(e.until), e.source or "", _iso(e.at)))
+                if reason is None or reason == reason_of(e):
+                    out.writerow((e.address, e.stream, e.reason, _iso(e.until), e.source or "", _iso(e.at)))
+        return 0, 0
 
-    with_database(ctx, work)
+    written, left = with_database(ctx, work)
+    if left:
+        error(
+            f"{written} written, {left} left out: they end, were erased, or have a reason that the list has no word for"
+        )
 
 
 def _normal(address: str) -> str:

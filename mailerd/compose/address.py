@@ -25,7 +25,7 @@ from mailerd.message import Failure
 
 from .headers import WIDTH, encoded_words, fold
 
-__all__ = ["Mailbox", "field", "normal", "parse"]
+__all__ = ["Mailbox", "base", "field", "normal", "parse"]
 
 # RFC 5321 §4.5.3.1: local part 64 octets, domain 255, path 256 with its brackets. A name that DNS can hold has 253.
 LOCAL_LIMIT = 64
@@ -47,6 +47,7 @@ _quoted_local = re.compile(r'"[!#-;=?A-\[\]-~]+"').fullmatch
 _control = re.compile("[\x00-\x1f\x7f]").search
 _atoms = re.compile(rf"{_ATEXT}+(?: {_ATEXT}+)*").fullmatch
 _escaped = re.compile(r"\\(.)").sub
+_tag = re.compile(r"^([^\"+@][^+@]*)\+[^@]*@").sub
 _special = re.compile(r'(["\\])').sub
 
 
@@ -57,6 +58,11 @@ class Mailbox(msgspec.Struct, frozen=True, gc=False):
     address: str
     domain: str
     utf8: bool = False
+
+    @property
+    def normal(self) -> str:
+        """See `normal`."""
+        return self.address.lower()
 
 
 def _refuse(field: str, problem: str, text: str) -> NoReturn:
@@ -189,9 +195,16 @@ def _literal(domain: str) -> bool:
 def normal(address: str) -> str:
     """The form in which addresses are compared and suppressed: bare, lower-cased, A-label domain.
 
-    Takes a mailbox with or without a name. Raises `Failure` as `parse` does.
+    Takes a mailbox with or without a name. Raises `Failure` as `parse` does. `mailerd.normal_address` in SQL says the same of
+    bare ASCII addresses, and takes no others.
     """
-    return parse(address).address.lower()
+    return parse(address).normal
+
+
+def base(address: str) -> str:
+    """An address in normal form without its tag (RFC 5233): ann+shop@example.org is ann@example.org. `mailerd.base_address`
+    in SQL says the same."""
+    return _tag(r"\1@", address)
 
 
 def field(name: str, mailboxes: list[Mailbox] | tuple[Mailbox, ...]) -> str:

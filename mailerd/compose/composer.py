@@ -39,6 +39,7 @@ from .purpose import purposes
 from .template import LINK, Content, Params, Templates, decode_params
 from .text import html_to_text
 from .tokens import derive
+from .topics import CONFIRM, Topics
 from .track import Trail, trackers
 from .verp import ReturnPaths
 
@@ -109,11 +110,12 @@ class Composer:
                 address.field("From", [mailbox]), mailbox.domain, return_path, reply_to, utf8, ring, signer, paths
             )
             self._identities[identity.name] = sender
-            self._by_address.setdefault(mailbox.address.lower(), sender)
+            self._by_address.setdefault(mailbox.normal, sender)
         first = next(iter(self._identities.values()), None)
         self._streams = {s.name: self._identities.get(s.identity) if s.identity else first for s in config.stream}
         self._first = first
         self._purposes = purposes(config)
+        self.topics = Topics(config)
         self._keys = Keyring(every, rewritten)
         self._must_sign = {s.name for s in config.stream if s.require_dkim}
         self._trackers = trackers(config)
@@ -124,7 +126,8 @@ class Composer:
     def compose(self, job: Job) -> Outgoing:
         """The message of `job`, for the recipients still to do. Raises `Failure` with the reason, and nothing else."""
         try:
-            return self._raw(job, job.raw) if job.raw is not None else self._compose(job)
+            topic = self.topics.of(job)
+            return self._raw(job, job.raw) if job.raw is not None else self._compose(job, topic.name if topic else "")
         except Failure:
             raise
         except UnicodeEncodeError:
@@ -151,7 +154,7 @@ class Composer:
         """(bit, normal address) of the recipients still to do, each address once; what does not parse is left out."""
         if not job.cc and not job.bcc:
             try:
-                return [(0, address.parse(job.recipient).address.lower())] if job.rcpt & 1 else []
+                return [(0, address.normal(job.recipient))] if job.rcpt & 1 else []
             except Failure:
                 return []
         found: dict[str, int] = {}
@@ -167,7 +170,7 @@ class Composer:
         names = {job.template for job in jobs if job.template is not None}  # few: each may cost a look into the folder
         return {name for name in names if not self._templates.knows(name)}
 
-    def _compose(self, job: Job) -> Outgoing:
+    def _compose(self, job: Job, topic: str) -> Outgoing:
         sender = self._sender(job)
         to = address.parse(job.recipient, "recipient")
         utf8 = to.utf8 or sender.utf8
@@ -190,10 +193,10 @@ class Composer:
             lines.append(sender.reply_to)
 
         purpose = self._purposes.get(job.stream)
-        link = purpose.unsubscribe(job, to.address.lower()) if purpose is not None else None
+        link = purpose.unsubscribe(job, to.normal, topic) if purpose is not None else None
         tracker = self._trackers.get(job.stream) if not job.cc and not job.bcc else None
         trail = tracker.trail(job.id, job.campaign) if tracker is not None else None
-        content = self._content(job, link, trail)
+        content = self._content(job, self._links(job, link, to.normal), trail)
         if content.subject is not None:
             lines.append(headers.unstructured("Subject", content.subject))
         created = job.created_at if job.created_at.tzinfo is not None else job.created_at.replace(tzinfo=UTC)
@@ -318,7 +321,7 @@ class Composer:
         """A mailbox as sender. One that belongs to an identity keeps that identity's return path and Reply-To."""
         mailbox = address.parse(text, "sender")
         line = address.field("From", (mailbox,))
-        if known := self._by_address.get(mailbox.address.lower()):
+        if known := self._by_address.get(mailbox.normal):
             return msgspec.structs.replace(known, lines=line)
         signer = self._keys.signer(mailbox.domain)
         return _Sender(line, mailbox.domain, mailbox.address, "", mailbox.utf8, self._keys, signer)
@@ -334,14 +337,23 @@ class Composer:
             f"{name}: <{digest}@{domain}>\r\n" for lower, name in fields if not ("references" in own or lower in own)
         ]
 
-    def _content(self, job: Job, link: str | None, trail: Trail | None) -> Content:
+    def _links(self, job: Job, link: str | None, address: str) -> Params:
+        """What templates see of ours: the link to unsubscribe, the links to confirm."""
+        links: Params = {} if link is None else {LINK: link}
+        if self.topics and (confirm := self.topics.confirmations(job, address)) is not None:
+            links[CONFIRM] = confirm
+        return links
+
+    def _content(self, job: Job, links: Params, trail: Trail | None) -> Content:
         if job.template is not None:
             if job.text_body is not None or job.html_body is not None:
                 raise Failure("template: cannot be used together with text_body or html_body", "content")
             given = decode_params(job.params)
-            added = "" if link is None or LINK in given else LINK
-            params = {LINK: link, **given} if added else given
-            stored = self._templates.stored(job.template, job.locale, params, job.subject, job.recipient, added, trail)
+            added = links.keys() - given.keys() if links else ()
+            params = {**links, **given} if added else given
+            stored = self._templates.stored(
+                job.template, job.locale, params, job.subject, job.recipient, added, trail, wire=True
+            )
             if stored is not None:
                 content, job.variant = stored
                 return content
@@ -350,7 +362,8 @@ class Composer:
             raise Failure("nothing to send: no template, raw, text_body, html_body, subject or attachments", "content")
         if job.params is None:
             return Content(job.subject, job.text_body, job.html_body)
-        return self._templates.inline(job.subject, job.text_body, job.html_body, _params(job, link))
+        params = {**links, **decode_params(job.params)}
+        return self._templates.inline(job.subject, job.text_body, job.html_body, params)
 
     def _own_headers(self, source: str) -> dict[str, str]:
         """The row's own headers as finished lines by lower-cased name; of Message-ID the value alone."""
@@ -381,12 +394,6 @@ def _from_domain(content: bytes) -> str:
         return address.parse(value.decode()).domain
     except (Failure, ValueError):  # UnicodeDecodeError among them
         return ""
-
-
-def _params(job: Job, link: str | None) -> Params:
-    """What a row's templates see: its params, and the link to unsubscribe unless they bring their own."""
-    params = decode_params(job.params)
-    return params if link is None else {LINK: link, **params}
 
 
 def _plain(value: Any) -> str:
@@ -428,7 +435,7 @@ def _left(bits: int, mailboxes: Sequence[tuple[int, Mailbox]]) -> tuple[Recipien
     """The recipients whose bit is set, an address only by the first of its bits."""
     first: dict[str, Recipient] = {}
     for bit, mailbox in mailboxes:
-        first.setdefault(mailbox.address.lower(), Recipient(bit, mailbox.address))
+        first.setdefault(mailbox.normal, Recipient(bit, mailbox.address))
     return tuple(recipient for recipient in first.values() if bits >> recipient.bit & 1)
 
 

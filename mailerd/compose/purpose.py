@@ -44,11 +44,12 @@ class Purpose:
         self._feedback_id = stream.feedback_id
         self._feedback = lru_cache(4096)(self._feedback_field)
 
-    def unsubscribe(self, job: Job, address: str) -> str | None:
-        """The link with which `address` (in normal form) stops this stream; None where it has no such links."""
+    def unsubscribe(self, job: Job, address: str, topic: str = "") -> str | None:
+        """The link with which `address` (in normal form) stops this topic, or ('') the stream; None where it has no
+        such links."""
         if self._tokens is None or job.cc or job.bcc:
             return None
-        return self._link + self._tokens.unsubscribe(Subscriber(job.id, 0, address, self._stream))
+        return self._link + self._tokens.unsubscribe(Subscriber(job.id, 0, address, self._stream, topic))
 
     def fields(self, job: Job, link: str | None, own: Collection[str]) -> list[str]:
         """Finished lines. `link`: from `unsubscribe`. `own`: lower-cased names of the fields that the row sets."""

@@ -19,7 +19,7 @@ where one is missing, the variable.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -218,21 +218,21 @@ class Templates:
         params: Params,
         subject: str | None,
         recipient: str,
-        added: str = "",
+        added: Collection[str] = (),
         trail: Trail | None = None,
         wire: bool = False,
     ) -> tuple[Content, str] | None:
         """The stored template that `name` means for this recipient, rendered, and how events call it; None if it is
-        not stored. `added`: the one of the params that the row did not bring. Raises `Failure`."""
+        not stored. `added`: those of the params that the row did not bring. Raises `Failure`."""
         found = self._library.find(name, recipient) if self._library is not None else None
         if found is None:
             if "@" in name:
                 raise Failure(f"template {clean(name, 80)}: there is no such version", "template")
             return None
         version, variant = found
-        # The link is ours: only a schema that names it looks at it.
+        # The links are ours: only a schema that names one looks at it.
         named = (version.schema or {}).get("properties", {})
-        version.check({k: v for k, v in params.items() if k != added or k in named} if added else params)
+        version.check({k: v for k, v in params.items() if k not in added or k in named} if added else params)
         edition = self._edition(_Key(version, version.edition(_tags(locale))[0]))
         return self._render(edition, params, subject, trail, wire), variant
 

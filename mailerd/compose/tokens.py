@@ -1,9 +1,10 @@
 """Signed tokens: what a link in a message, or its return path, tells us when it comes back, and nobody else.
 
-Three kinds. An *open* and a *click* carry the message's id and the recipient's bit, and a MAC; a click's covers the
+Four kinds. An *open* and a *click* carry the message's id and the recipient's bit, and a MAC; a click's covers the
 URL that stands beside it, so a redirect leads only to where a message of ours pointed. An *unsubscribe* token is
 encrypted (AES-SIV, RFC 5297: deterministic, so that every attempt sends the same octets) and carries the address, the
-stream and the topic, so that it works years after the row and its events are gone. No address can be read from any.
+stream and the topic, so that it works years after the row and its events are gone. A *confirmation* is the same under
+another key: neither can be used as the other. No address can be read from any.
 
 Keys are derived from the configured secrets, one a purpose: the first secret signs, all are believed, so a secret is
 rotated by putting a new one before it. Pure. Hazards: a token proves that we made it, not who uses it (mail is
@@ -39,7 +40,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Subscriber(msgspec.Struct, frozen=True, array_like=True):
-    """What an unsubscribe token says. `address` is in normal form; `topic` '' is all of the stream."""
+    """What an unsubscribe token or a confirmation says. `address` is in normal form; `topic` '' is all of the stream."""
 
     message: int
     bit: int
@@ -65,6 +66,7 @@ class Tokens:
         self._opens = [_mac(derive(secret, "open")) for secret in secrets]
         self._clicks = [_mac(derive(secret, "click")) for secret in secrets]
         self._ciphers = [AESSIV(derive(secret, "unsubscribe")) for secret in secrets]
+        self._confirming = [AESSIV(derive(secret, "confirm")) for secret in secrets]
 
     def open(self, message: int, bit: int = 0) -> str:
         """The token of an open pixel."""
@@ -80,6 +82,10 @@ class Tokens:
     def unsubscribe(self, subscriber: Subscriber) -> str:
         """The token of an unsubscribe link."""
         return _text(self._ciphers[0].encrypt(msgspec.msgpack.encode(subscriber), None))
+
+    def confirmation(self, subscriber: Subscriber) -> str:
+        """The token of a link that confirms a subscription to a topic."""
+        return _text(self._confirming[0].encrypt(msgspec.msgpack.encode(subscriber), None))
 
     def read_open(self, token: str) -> Claim | None:
         """What the token says; None if it is not ours."""
@@ -98,15 +104,23 @@ class Tokens:
 
     def read_unsubscribe(self, token: str) -> Subscriber | None:
         """What the token says; None if it is not ours."""
-        octets = _octets(token)
-        if not octets or len(octets) <= 16:
-            return None
-        for cipher in self._ciphers:
-            try:
-                return _decode_subscriber(cipher.decrypt(octets, None))
-            except (InvalidTag, msgspec.MsgspecError):
-                continue
+        return _decrypted(token, self._ciphers)
+
+    def read_confirmation(self, token: str) -> Subscriber | None:
+        """What the token says; None if it is not ours."""
+        return _decrypted(token, self._confirming)
+
+
+def _decrypted(token: str, ciphers: Sequence[AESSIV]) -> Subscriber | None:
+    octets = _octets(token)
+    if not octets or len(octets) <= 16:
         return None
+    for cipher in ciphers:
+        try:
+            return _decode_subscriber(cipher.decrypt(octets, None))
+        except (InvalidTag, msgspec.MsgspecError):
+            continue
+    return None
 
 
 def _body(message: int, bit: int) -> bytes:

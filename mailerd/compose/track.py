@@ -76,7 +76,7 @@ class Tracker:
         self._opens = opens
         self._clicks = clicks
         self._source = source
-        self._own = tuple(f"{self._base.lower()}/{path}/" for path in "uco") if base_url else ()
+        self._own = tuple(f"{self._base.lower()}/{path}/" for path in "ucos") if base_url else ()
         self._target = lru_cache(4096)(self._parametrised)
         self._parameters = lru_cache(256)(self._utm)
 

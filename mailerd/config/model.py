@@ -22,6 +22,8 @@ from mailerd.config.outgoing import Webhook
 from mailerd.config.privacy import Privacy
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
+from mailerd.config.suppression import Suppression
+from mailerd.config.topic import Topic
 from mailerd.config.tracking import Tracking
 
 
@@ -333,6 +335,9 @@ class Campaign(Section, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(description="What rows say in `campaign`.", examples=["newsletter"])]
     weight: Annotated[int, Meta(ge=1, le=1000, description="Its share against the 1 of the others.")] = 1
+    topic: Annotated[
+        str | None, Meta(description="The [[topic]] of its rows, where they name none.", examples=["offers"])
+    ] = None
 
 
 class Dkim(Section, frozen=True, kw_only=True):
@@ -411,10 +416,12 @@ class Config(Section, frozen=True, kw_only=True):
     feedback: Feedback = Feedback()
     groups: GroupsSection = GroupsSection()
     alerts: Alerts = Alerts()
+    suppression: Suppression = Suppression()
     stream: tuple[Stream, ...] = ()
     pool: tuple[Pool, ...] = ()
     provider: tuple[Provider, ...] = ()
     domain: tuple[Domain, ...] = ()
     campaign: tuple[Campaign, ...] = ()
+    topic: tuple[Topic, ...] = ()
     identity: tuple[Identity, ...] = ()
     webhook: tuple[Webhook, ...] = ()

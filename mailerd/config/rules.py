@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from mailerd.config import inbound as returning
-from mailerd.config import kinds, values, webhook
+from mailerd.config import kinds, suppression, values, webhook
 from mailerd.config.decode import Tree, table_name
 from mailerd.config.inbound import Inbound
 from mailerd.config.lines import Path
 from mailerd.config.model import (
+    Campaign,
     Database,
     Feedback,
     GroupsSection,
@@ -35,6 +36,8 @@ from mailerd.config.privacy import Privacy
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
+from mailerd.config.suppression import Suppression
+from mailerd.config.topic import Topic
 from mailerd.config.tracking import missing
 
 __all__ = ["check"]
@@ -42,7 +45,7 @@ __all__ = ["check"]
 
 def check(tree: Tree, *, require_provider: bool) -> None:
     """Adds every problem that concerns more than one value, or the outside world."""
-    for table in ("stream", "pool", "provider", "domain", "campaign", "identity", "webhook"):
+    for table in ("stream", "pool", "provider", "domain", "campaign", "topic", "identity", "webhook"):
         _unique(tree, table)
     _references(tree)
     for path, database in tree.tables(Database):
@@ -59,6 +62,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         for key, wrong in returning.problems(inbound, any(public.secret for _, public in tree.tables(Public))):
             if (*path, *key) not in tree.wrong:
                 tree.problem((*path, *key), wrong)
+    for path, section in tree.tables(Suppression):
+        for name, words in suppression.problems(section):
+            if (*path, name) not in tree.wrong:
+                tree.problem((*path, name), words)
     for path, hook in tree.tables(Webhook):
         for name, words in trouble(hook, frozenset(tree.names("stream"))):
             if (*path, name) not in tree.wrong:
@@ -107,6 +114,10 @@ def _public(tree: Tree, path: Path, public: Public) -> None:
         if stream.one_click and not {"base_url", "secret"} <= given:
             words = "needs [public] `base_url` and `secret`: its links begin with the one and are signed by the other"
             tree.problem((*at, "one_click"), words)
+    for at, topic in tree.tables(Topic):
+        if topic.double_opt_in and not {"base_url", "secret"} <= given:
+            words = "needs [public] `base_url` and `secret`: links to confirm begin with the one and are signed by the other"
+            tree.problem((*at, "double_opt_in"), words)
     for at, identity in tree.tables(Identity):
         if identity.verp and "secret" not in given:
             tree.problem((*at, "verp"), "needs [public] `secret`: return paths are signed")
@@ -146,6 +157,11 @@ def _references(tree: Tree) -> None:
             _known(tree, (*path, "identity"), (stream.identity,), "identity", identities)
     for path, pool in tree.tables(Pool):
         _known(tree, (*path, "providers"), pool.providers, "provider", providers)
+    for path, topic in tree.tables(Topic):
+        _known(tree, (*path, "stream"), (topic.stream,), "stream", tree.names("stream"))
+    for path, campaign in tree.tables(Campaign):
+        if campaign.topic is not None:
+            _known(tree, (*path, "topic"), (campaign.topic,), "topic", tree.names("topic"))
 
 
 def _known(tree: Tree, path: Path, wanted: Sequence[str], table: str, known: dict[str, Path]) -> None:

@@ -30,7 +30,7 @@ from mailerd.daemon.backlog import LARGE, Backlog, compose, refund
 from mailerd.daemon.signing import Signing
 from mailerd.message import Job, Outcome, OutcomeKind, Phase, Recipient
 from mailerd.store.database import Session, Unavailable
-from mailerd.store.gates import capped, suppressed
+from mailerd.store.gates import Look, capped, suppressed, unwanted
 from mailerd.store.lease import fetch_payloads
 from mailerd.store.templates import fill
 
@@ -45,7 +45,8 @@ TROUBLE_PAUSE = 1.0
 
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
-    more; `threads` sign, if there is a key at all; `erased` are the keys of erased addresses (`store.erased`)."""
+    more; `threads` sign, if there is a key at all; `erased` are the keys of erased addresses (`store.erased`);
+    `plus_tags` as `[suppression]` has it."""
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class Admission:
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
         erased: Sequence[bytes] = (),
+        *,
+        plus_tags: bool = False,
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
@@ -64,6 +67,7 @@ class Admission:
         self._backlog = backlog
         self._composer = composer
         self._erased = erased
+        self._plus_tags = plus_tags
         self._payloads = payloads
         self._memory = memory
         self._on_admitted = on_admitted
@@ -137,7 +141,7 @@ class Admission:
         anew: list[Job] = []  # of several recipients, some are left: it is another message now
         for job, pairs in wanted:
             job.checked = now
-            if ends := [(bit, a, _suppressed(stopped[a])) for bit, a in pairs if a in stopped]:
+            if ends := _ends(job, pairs, stopped):
                 _note(job, ends)
                 self._backlog.prepared.pop(job.id, None)
                 if job.rcpt:
@@ -165,9 +169,7 @@ class Admission:
             job.checked = looked
         if stopped:
             for job, pairs in wanted:
-                _note(
-                    job, [(bit, address, _suppressed(stopped[address])) for bit, address in pairs if address in stopped]
-                )
+                _note(job, _ends(job, pairs, stopped))
         if waits:
             for job, pairs in wanted:
                 _note(job, [(bit, a, self._excess(waits[job.id, a])) for bit, a in pairs if (job.id, a) in waits])
@@ -193,16 +195,38 @@ class Admission:
 
     async def _suppressed(
         self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]]
-    ) -> dict[str, str]:
-        """Of all their addresses, those that must not get it, with the reason. Both looks are this one."""
-        addresses = {a for _, pairs in wanted for _, a in pairs}
-        return await suppressed(session, self._stream, addresses, self._erased)
+    ) -> dict[tuple[int, str], str]:
+        """Of their recipients, those that must not get it, as (message id, address), with the reason. Both looks are this
+        one. Where nobody has a topic, topics cost nothing."""
+        topics = self._composer.topics
+        of = {job.id: topic for job, _ in wanted if (topic := topics.find(job))} if topics else {}
+        addresses = {a for job, pairs in wanted if job.id not in of for _, a in pairs}
+        looks = {
+            Look(a, topic.name, topic.double_opt_in)
+            for job, pairs in wanted
+            if (topic := of.get(job.id)) is not None
+            for _, a in pairs
+        }
+        key, plus = self._erased, self._plus_tags
+        listed = await suppressed(session, self._stream, addresses, key, plus_tags=plus) if addresses else {}
+        found = await unwanted(session, self._stream, looks, key, plus_tags=plus) if looks else {}
+        stopped: dict[tuple[int, str], str] = {}
+        if listed or found:
+            for job, pairs in wanted:
+                topic = of.get(job.id)
+                for _, a in pairs:
+                    if reason := listed.get(a) if topic is None else found.get((a, topic.name)):
+                        stopped[job.id, a] = reason
+        return stopped
 
     async def _too_often(
-        self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]], stopped: dict[str, str]
+        self,
+        session: Session,
+        wanted: Sequence[tuple[Job, list[tuple[int, str]]]],
+        stopped: dict[tuple[int, str], str],
     ) -> dict[tuple[int, str], float]:
         assert self._cap is not None
-        pairs = [(job.id, address) for job, pairs in wanted for _, address in pairs if address not in stopped]
+        pairs = [(job.id, address) for job, pairs in wanted for _, address in pairs if (job.id, address) not in stopped]
         return await capped(session, self._stream, list(dict.fromkeys(pairs)), *self._cap) if pairs else {}
 
     def _excess(self, wait: float) -> Outcome:
@@ -264,6 +288,12 @@ class Admission:
             else:
                 break
         return batch
+
+
+def _ends(
+    job: Job, pairs: Iterable[tuple[int, str]], stopped: dict[tuple[int, str], str]
+) -> list[tuple[int, str, Outcome]]:
+    return [(bit, a, _suppressed(stopped[job.id, a])) for bit, a in pairs if (job.id, a) in stopped]
 
 
 def _note(job: Job, ends: Sequence[tuple[int, str, Outcome]]) -> None:

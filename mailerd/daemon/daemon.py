@@ -37,7 +37,7 @@ from mailerd.intake.intake import CannotListen, Intake
 from mailerd.message import Failure
 from mailerd.smtp.pool import ConnectionBudget
 from mailerd.store.database import Session, Unavailable, apply_role_settings
-from mailerd.store.instances import beat, leave, publish_streams
+from mailerd.store.instances import beat, leave, publish_streams, publish_topics
 from mailerd.store.migrate import SchemaProblem, verify
 from mailerd.store.upkeep import make_partitions, partitions_ok
 from mailerd.web.health import Health
@@ -177,6 +177,7 @@ class Daemon:
                 version = await verify(session)
                 await apply_role_settings(session)
                 await publish_streams(session, self._loaded.resolved.config.stream)
+                await publish_topics(session, self._loaded.resolved.config.topic)
                 await make_partitions(session)
                 self.health.set("partitions", await partitions_ok(session), "made ahead")
             except Unavailable as error:
@@ -275,6 +276,7 @@ class Daemon:
                 loaded = self._reload()
                 async with Session(self.config.database, "mailerd:reload") as session:
                     await publish_streams(session, loaded.resolved.config.stream)
+                    await publish_topics(session, loaded.resolved.config.topic)
                 await self._intake.configure(loaded.config)
                 engine = self._build(loaded)  # last: it takes its places in the budgets
             except (ConfigError, Failure, CannotListen, Unavailable, asyncpg.PostgresError) as error:

@@ -1,4 +1,4 @@
-"""Numbers: adds up what events were written, shows the rates, warns of those that are too high, pauses what must stop.
+"""Numbers: adds up what events were written (reports also against warm-ups), shows the rates, warns of those that are too high, pauses what must stop.
 
 Every instance runs it; a lock in the store lets one of them count at a time. It has its own connection and is not on the
 path of a message. The pause is the operator's own (`lane_control`), so it holds on all instances, is in the audit and
@@ -15,8 +15,10 @@ from collections.abc import Callable
 import asyncpg
 
 from mailerd.config.model import Config
+from mailerd.config.resolved import Resolved
 from mailerd.flow import rates as flow
 from mailerd.flow.rates import Counts
+from mailerd.flow.warmreports import WarmReports
 from mailerd.store import control, rates
 from mailerd.store.database import Session, Unavailable
 from mailerd.web.metrics import Metrics
@@ -40,6 +42,7 @@ class Numbers:
         self._group_of = group_of
         self._metrics = metrics
         self._gauged = self._forgot = float("-inf")
+        self._warm: tuple[Config, WarmReports] | None = None
 
     async def run(self) -> None:
         session = Session(self._config().database, "mailerd:numbers")
@@ -68,7 +71,10 @@ class Numbers:
     async def turn(self, session: Session, now: float) -> bool:
         """What is due; True if there is more to count at once."""
         limit = 2000
-        rows, reports = await rates.add_up(session, self._group_of, limit)
+        config = self._config()
+        if self._warm is None or self._warm[0] is not config:
+            self._warm = config, WarmReports(Resolved(config), self._group_of)
+        rows, reports = await rates.add_up(session, self._group_of, limit, self._warm[1])
         for type_, count in reports.items():
             self._metrics.event(type_, count)
         if now - self._gauged >= GAUGE_EVERY:

@@ -110,8 +110,9 @@ class Pipeline:
             on_stale=self._stale,
         )
         room, hidden = int(config.limits.memory), erased.keys(config.privacy.key, config.public.secret)
+        plus = config.suppression.plus_tags
         self._admission = Admission(
-            stream, self.backlog, composer, self._payloads, room, self._admitted, threads, hidden
+            stream, self.backlog, composer, self._payloads, room, self._admitted, threads, hidden, plus_tags=plus
         )
         self._wake = asyncio.Event()
         self._paused = Paused()

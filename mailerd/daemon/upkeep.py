@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 
 from mailerd.config.model import Database
-from mailerd.store import feedback, notices, upkeep, warmup
+from mailerd.store import feedback, notices, preference, upkeep, warmup
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.overview import overview
 from mailerd.store.work import due
@@ -161,6 +161,7 @@ class Upkeep:
             await upkeep.forget_rates(session)
             await warmup.forget(session)
             await feedback.forget(session)
+            await preference.forget(session)
 
     async def _drop(self, session: Session) -> None:
         if await upkeep.only_one(session, "drop"):

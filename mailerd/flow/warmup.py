@@ -89,6 +89,9 @@ class Counts(msgspec.Struct, frozen=True):
             self.complained + other.complained,
         )
 
+    def __mul__(self, times: int) -> Counts:
+        return Counts(self.sent * times, self.bounced * times, self.rejected * times, self.complained * times)
+
     @property
     def tried(self) -> int:
         """Those that a receiver decided about."""

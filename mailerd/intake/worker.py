@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -74,6 +73,7 @@ class Worker:
         self._providers = _providers(config)
         self._retention = float(config.inbound.retention)
         self._hidden = erased.keys(config.privacy.key, config.public.secret)
+        self._policy = reports.policy_of(config.suppression)
 
     def wake(self) -> None:
         self._some.set()
@@ -140,8 +140,7 @@ class Worker:
         found = match(trail, {id_: (one.created_at, one.recipients) for id_, one in sent.items()})
         provider = self._providers.get(trail.provider[0][0], "") if trail.provider else ""
         told = feedback(report, found, trail, name=mail.digest.hex(), at=mail.at, provider=provider)
-        apply = self._apply or partial(reports.apply, keys=self._hidden)
-        applied = await apply(self._session, told) if told else 0
+        applied = await self._applied(told) if told else 0
         by = found.by if found else ("provider_id" if trail.provider and told else "recipient" if told else "")
         await store.finish(
             self._session,
@@ -153,6 +152,11 @@ class Worker:
             applied,
         )
         self._seen(mail.source, str(report.kind))
+
+    async def _applied(self, told: Sequence[Feedback]) -> int:
+        if self._apply is not None:
+            return await self._apply(self._session, told)
+        return await reports.apply(self._session, told, self._policy, self._hidden)
 
     async def _forget(self) -> None:
         if time.monotonic() >= self._forget_at:

@@ -1,9 +1,9 @@
 """Feedback into the log: finds the message that a report is about, writes its event, and draws the consequences.
 
 Two statements a batch: one finds the messages, one writes everything or nothing. In between `decide` says what follows,
-purely: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe for its stream,
-soft bounces add up; opens and clicks by people are counted for the address. A report that was seen before
-(`source_id`, for five days at least) counts once, whichever instance hears it again.
+purely, by the `Policy`: a dead address is suppressed for all streams, a complaint for those of marketing, an unsubscribe
+for its stream or its topic, soft bounces add up; opens and clicks by people are counted for the address. A report that was
+seen before (`source_id`, for five days at least) counts once, whichever instance hears it again.
 
 Only a report whose message is found by an id may suppress anybody, or change what is known of an address: anybody may send us
 a mail that looks like a bounce, and knows whom we write to. What is not found is written all the same if it names a recipient, with message id 0.
@@ -27,12 +27,13 @@ from uuid import UUID
 import msgspec
 
 from mailerd.compose.address import normal
+from mailerd.config.suppression import DAY, Suppression
 from mailerd.feedback import TYPES, Feedback
 from mailerd.message import Failure, clean
 from mailerd.store.database import Session
 from mailerd.store.erased import Mark, pseudonyms, scrubbed, since, unveiled
 
-__all__ = ["POLICY", "Message", "Policy", "apply", "decide", "forget"]
+__all__ = ["POLICY", "Message", "Policy", "apply", "decide", "forget", "policy_of"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_LIMIT: Final = 1 << 63
@@ -43,23 +44,40 @@ _ours = re.compile(r"(\d{1,19})\.([0-9a-f]{1,16})@").match  # a Message-ID of `c
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """When soft bounces write an address off for a while: so many within so many days, for so many days."""
+    """What follows from bounces and complaints. Soft bounces write an address off for a while: so many (0: never) within so
+    many days, for so many days. `bounce_seconds`: how long a hard bounce holds, 0 for ever. `complaints`: what one stops,
+    `marketing` streams, the message's `stream`, or `all`."""
 
     soft_bounces: int = 5
     within_days: int = 7
-    suppress_days: int = 30
+    suppress_days: float = 30
+    bounce_seconds: float = 0
+    complaints: str = "marketing"
 
 
 POLICY: Final = Policy()
 
 
+def policy_of(settings: Suppression) -> Policy:
+    """What `[suppression]` says."""
+    return Policy(
+        soft_bounces=settings.soft_bounces,
+        within_days=round(settings.soft_bounce_window / DAY),
+        suppress_days=settings.soft_bounces_expire / DAY,
+        bounce_seconds=float(settings.hard_bounces_expire),
+        complaints=settings.complaints,
+    )
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a reported message. `recipients`: mailboxes by bit. `guessed`: only recipient and time point to it."""
+    """What is known of a reported message. `recipients`: mailboxes by bit. `guessed`: only recipient and time point to it.
+    `provider`: who sent it, where that was looked for."""
 
     id: int
     stream: str
     recipients: Sequence[str]
     guessed: bool = False
+    provider: str = ""
 
     @property
     def made(self) -> datetime:
@@ -101,14 +119,16 @@ class Consequence(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     metadata: Mapping[str, Any] | None
     suppress: Sequence[tuple[str, str]] = ()  # (stream, reason)
+    topic: str = ""  # that the recipient has left
     source: str = ""
     soft: bool = False
     open: bool = False
     click: bool = False
 
 
-# A message by its id, else by what its provider called it, else by its recipient and time. LIMIT 1 and no join: each
-# look-up is an index probe, whatever the statistics say. `stamp`: microseconds of created_at, as our Message-ID has them.
+# A message by its id, else by what its provider called it, else by its recipient and time; for a bounce or a complaint that
+# names no provider, also who sent it. LIMIT 1 and no join: each look-up is an index probe, whatever the statistics say.
+# `stamp`: microseconds of created_at, as our Message-ID has them.
 FIND: Final = """
 WITH g AS MATERIALIZED (
   SELECT g.*, coalesce(nullif(g.message_id, 0),
@@ -118,15 +138,17 @@ WITH g AS MATERIALIZED (
         AND (g.provider = '' OR e.provider = g.provider) AND e.message_id > 0 AND e.type = 'sent'
         AND e.at > now() - interval '90 days' AND e.at < now() + interval '1 hour'
       ORDER BY e.at DESC LIMIT 1) END) AS proven
-  FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-    AS g(n, message_id, stamp, provider, provider_message_id, recipient, at)),
+  FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::boolean[])
+    AS g(n, message_id, stamp, provider, provider_message_id, recipient, at, by_whom)),
 f AS MATERIALIZED (
-  SELECT g.n, g.stamp, g.proven IS NULL AS guessed, coalesce(g.proven,
+  SELECT g.n, g.stamp, g.by_whom, g.proven IS NULL AS guessed, coalesce(g.proven,
     CASE WHEN g.recipient <> '' THEN (
       SELECT max(o.id) FROM (SELECT o.id FROM mailerd.outbox o WHERE lower(o.recipient) = g.recipient
         AND o.id BETWEEN mailerd.id_at(g.at - interval '5 days') AND mailerd.id_at(g.at + interval '1 minute') LIMIT 1000) o) END) AS found
   FROM g)
-SELECT g.n, m.id, m.stream, m.recipients, g.guessed
+SELECT g.n, m.id, m.stream, m.recipients, g.guessed, CASE WHEN g.by_whom AND NOT g.guessed THEN (
+  SELECT e.provider FROM mailerd.event e WHERE e.message_id = m.id AND e.type = 'sent'
+    AND e.at >= mailerd.id_time(m.id) - interval '1 minute' AND e.at < now() + interval '1 hour' ORDER BY e.at DESC LIMIT 1) END
 FROM f AS g CROSS JOIN LATERAL (
   (SELECT o.id, o.stream, o.recipient || coalesce(o.cc, '{}') || coalesce(o.bcc, '{}') AS recipients FROM mailerd.outbox o
    WHERE o.id = g.found AND (g.stamp = 0 OR g.stamp = (extract(epoch FROM o.created_at) * 1000000)::bigint) LIMIT 1)
@@ -146,7 +168,7 @@ APPLY: Final = """
 WITH g AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($1::text::jsonb) AS g(key uuid, message_id bigint, rcpt smallint, recipient text, stream text,
     type text, provider text, provider_message_id text, code int, enhanced text, category text, detail text, metadata jsonb,
-    suppress jsonb, source text, soft boolean, open boolean, click boolean)),
+    suppress jsonb, topic text, source text, soft boolean, open boolean, click boolean)),
 turn AS MATERIALIZED (SELECT (floor(extract(epoch FROM now()) / 432000)::bigint % 3)::int AS now),
 fresh AS MATERIALIZED (
   SELECT g.key FROM g CROSS JOIN turn WHERE g.key IS NOT NULL
@@ -170,16 +192,24 @@ worn AS (
   SELECT s.address FROM soft s WHERE s.times + coalesce((
     SELECT sum(b.times) FROM mailerd.soft_bounce b WHERE b.address = s.address AND b.day > current_date - $3::int), 0) >= $2::int),
 wanted AS (
-  SELECT ok.recipient AS address, x.v ->> 0 AS stream, x.v ->> 1 AS reason, ok.source, NULL::timestamptz AS until, 0 AS rank
+  SELECT ok.recipient AS address, x.v ->> 0 AS stream, x.v ->> 1 AS reason, ok.source,
+    CASE WHEN x.v ->> 1 = 'bounce' AND $5::float8 > 0 THEN now() + make_interval(secs => $5::float8) END AS until, 0 AS rank
   FROM ok CROSS JOIN LATERAL jsonb_array_elements(ok.suppress) AS x(v)
   UNION ALL
-  SELECT address, '', 'soft bounces', 'feedback', now() + make_interval(days => $4::int), 1 FROM worn),
+  SELECT address, '', 'soft bounces', 'feedback', now() + make_interval(secs => $4::float8 * 86400), 1 FROM worn),
 suppressed AS (
   INSERT INTO mailerd.suppression AS s (address, stream, reason, source, until)
   SELECT DISTINCT ON (address, stream) address, stream, reason, source, until FROM wanted ORDER BY address, stream, rank
-  -- What holds for ever keeps its first reason.
+  -- What holds for ever, or for longer, keeps its first reason; who leaves again leaves later than what he subscribed to since.
   ON CONFLICT (address, stream) DO UPDATE SET reason = excluded.reason, source = excluded.source, until = excluded.until, at = now()
-  WHERE s.until IS NOT NULL),
+  WHERE s.until < coalesce(excluded.until, 'infinity') OR s.reason LIKE 'unsubscribe%' AND excluded.reason LIKE 'unsubscribe%'),
+departed AS (
+  INSERT INTO mailerd.subscription AS s (address, topic, state, source, proof)
+  SELECT DISTINCT ON (recipient, topic) recipient, topic, 'unsubscribed', source,
+    CASE WHEN message_id > 0 THEN jsonb_build_object('message', message_id) END
+  FROM ok WHERE topic <> '' ORDER BY recipient, topic
+  ON CONFLICT (address, topic) DO UPDATE SET state = excluded.state, source = excluded.source, at = now(), proof = excluded.proof
+  WHERE s.state <> 'unsubscribed'),
 engaged AS (
   INSERT INTO mailerd.engagement AS e (address, opens, clicks, last_open, last_click)
   SELECT recipient, count(*) FILTER (WHERE open), count(*) FILTER (WHERE click), max(now()) FILTER (WHERE open), max(now()) FILTER (WHERE click)
@@ -202,17 +232,21 @@ async def apply(
     wanted = [report for report in reports if report.type in TYPES and report.type != "unknown"]
     if not wanted:
         return 0
-    columns: list[list[Any]] = [[], [], [], [], [], [], []]
+    columns: list[list[Any]] = [[], [], [], [], [], [], [], []]
     for number, report in enumerate(wanted):
         id_, stamp = _named(report)
         at = report.at if report.at is not None and report.at.tzinfo is not None and report.at < now else now
         at = max(at, now - timedelta(days=90))
         called = clean(report.provider_message_id)
-        row = (number, id_, stamp, clean(report.provider), called, _address(report.recipient), at)
+        by_whom = not report.provider and report.type in ("bounced", "complained")
+        row = (number, id_, stamp, clean(report.provider), called, _address(report.recipient), at, by_whom)
         for column, value in zip(columns, row, strict=True):
             column.append(value)
     rows = await session.fetch(FIND, *columns)
-    messages = {row[0]: Message(id=row[1], stream=row[2], recipients=row[3], guessed=row[4]) for row in rows}
+    messages = {
+        row[0]: Message(id=row[1], stream=row[2], recipients=row[3], guessed=row[4], provider=row[5] or "")
+        for row in rows
+    }
     complained = any(report.type == "complained" for report in wanted)
     marketing = [row[0] for row in await session.fetch(MARKETING)] if complained else []
     erasures = _NOBODY
@@ -223,7 +257,8 @@ async def apply(
         erasures = Erasures(await since(session, keys, addresses), keys)
     made: dict[str | int, Consequence] = {}
     for number, report in enumerate(wanted):
-        if (consequence := decide(report, messages.get(number), marketing, now, erasures)) is not None:
+        consequence = decide(report, messages.get(number), marketing, now, erasures, policy)
+        if consequence is not None:
             made.setdefault(consequence.key or number, consequence)
     if not made:
         return 0
@@ -234,6 +269,7 @@ async def apply(
             policy.soft_bounces,
             policy.within_days,
             policy.suppress_days,
+            policy.bounce_seconds,
         )
     )
 
@@ -244,10 +280,11 @@ def decide(
     marketing: Sequence[str],
     now: datetime,
     erasures: Erasures = _NOBODY,
+    policy: Policy = POLICY,
 ) -> Consequence | None:
     """What follows from a report about `message` (None: not found). None: it names neither message nor recipient.
 
-    `marketing`: the streams that a complaint stops; it never stops transactional ones.
+    `marketing`: the streams that a complaint stops, where the policy says no other.
     """
     bit, recipient = _whom(report, message, erasures.keys)
     if message is None and not recipient:
@@ -257,14 +294,20 @@ def decide(
     stream = message.stream if message is not None else report.stream or None
     soft = report.type == "bounced" and not report.hard
     suppress: list[tuple[str, str]] = []
+    topic = ""
     if message is not None and not message.guessed and recipient:
         if report.hard and report.type in ("bounced", "rejected"):
             suppress.append(("", "bounce"))
         elif report.type == "complained":
-            suppress += [(name, "complaint") for name in marketing]
-        elif report.type == "unsubscribed" and not report.topic:
+            stops = {"all": ("",), "stream": (message.stream,)}.get(policy.complaints, marketing)
+            suppress += [(name, "complaint") for name in stops]
+        elif report.type == "unsubscribed" and report.topic:
+            topic = clean(report.topic, 63)
+        elif report.type == "unsubscribed":
             suppress.append((report.stream or message.stream, "unsubscribe"))
-    elif report.type == "unsubscribed" and recipient and report.stream and not report.topic:
+    elif report.type == "unsubscribed" and recipient and report.topic:
+        topic = clean(report.topic, 63)
+    elif report.type == "unsubscribed" and recipient and report.stream:
         suppress.append((report.stream, "unsubscribe"))  # its token says who and from what, years later
     proven = message is not None and not message.guessed and bool(recipient) and not report.bot and not hidden
     detail, metadata = clean(report.detail), _metadata(report, now)
@@ -278,7 +321,7 @@ def decide(
         recipient=recipient,
         stream=stream,
         type=report.type,
-        provider=clean(report.provider),
+        provider=clean(report.provider) or (message.provider if message is not None else ""),
         provider_message_id=clean(report.provider_message_id),
         code=report.code if 0 <= report.code < 1000 else 0,
         enhanced=clean(report.enhanced, 20),
@@ -286,8 +329,9 @@ def decide(
         detail=detail,
         metadata=metadata,
         suppress=suppress,
+        topic=topic,
         source=clean(report.source, 200),
-        soft=soft and proven,
+        soft=soft and proven and policy.soft_bounces > 0,
         open=report.type == "opened" and proven,
         click=report.type == "clicked" and proven,
     )

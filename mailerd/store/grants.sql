@@ -30,7 +30,7 @@ BEGIN
     WHERE a.attrelid = 'mailerd.outbox'::regclass AND NOT has_column_privilege('mailerd_app', a.attrelid, a.attnum, 'INSERT')
       AND a.attname IN ('stream', 'priority', 'send_at', 'expires_at', 'dedup_key', 'sender', 'recipient', 'cc', 'bcc', 'reply_to',
         'subject', 'text_body', 'html_body', 'template', 'params', 'locale', 'raw', 'headers', 'attachments', 'thread_key',
-        'campaign', 'tags', 'metadata');
+        'campaign', 'tags', 'metadata', 'topic');
     IF columns IS NOT NULL THEN
       EXECUTE format('GRANT INSERT (%s) ON mailerd.outbox TO mailerd_app', columns);
     END IF;
@@ -39,8 +39,10 @@ BEGIN
     END IF;
     FOREACH what IN ARRAY ARRAY[
       'mailerd.new_id()', 'mailerd.are_mailboxes(text[])', 'mailerd.cancel(bigint)', 'mailerd.status(bigint)', 'mailerd.pinned(text)',
+      'mailerd.pinned(text, text)', 'mailerd.subscribe(text, text, text, jsonb, boolean)',
+      'mailerd.unsubscribe(text, text, text, jsonb)', 'mailerd.subscription_state(text, text)', 'mailerd.subscribers(text)',
       'mailerd.enqueue(text, text, int, timestamptz, timestamptz, text, text, text[], text[], text, text, text, text, text,
-        jsonb, text, bytea, jsonb, jsonb, text, text, text[], jsonb)'
+        jsonb, text, bytea, jsonb, jsonb, text, text, text[], jsonb, text)'
     ] LOOP
       IF NOT has_function_privilege('mailerd_app', what, 'EXECUTE') THEN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO mailerd_app', what);
@@ -54,7 +56,8 @@ BEGIN
       'mailerd.instance', 'mailerd.provider_state', 'mailerd.lane_control', 'mailerd.queue_gauge', 'mailerd.audit',
       'mailerd.throttle', 'mailerd.throttle_rate', 'mailerd.warmup_day', 'mailerd.webhook', 'mailerd.webhook_delivery',
       'mailerd.event_rate', 'mailerd.rate_gauge', 'mailerd.alert', 'mailerd.inbox_unread', 'mailerd.inbound_mail',
-      'mailerd.engagement', 'mailerd.soft_bounce', 'mailerd.template', 'mailerd.template_version'
+      'mailerd.engagement', 'mailerd.soft_bounce', 'mailerd.template', 'mailerd.template_version', 'mailerd.topic',
+      'mailerd.subscription'
     ] LOOP
       IF NOT has_table_privilege('mailerd_read', what, 'SELECT') THEN
         EXECUTE format('GRANT SELECT ON %s TO mailerd_read', what);

@@ -16,9 +16,10 @@ import msgspec
 
 from mailerd import __version__
 from mailerd.config.model import Stream
+from mailerd.config.topic import Topic
 from mailerd.store.database import Session
 
-__all__ = ["ALIVE_SECONDS", "Paused", "Shared", "beat", "leave", "publish_streams"]
+__all__ = ["ALIVE_SECONDS", "Paused", "Shared", "beat", "leave", "publish_streams", "publish_topics"]
 
 ALIVE_SECONDS: Final = 15
 
@@ -81,6 +82,14 @@ ON CONFLICT (name) DO UPDATE SET dedup_window = excluded.dedup_window, expires =
 WHERE (s.dedup_window, s.expires, s.marketing) IS DISTINCT FROM (excluded.dedup_window, excluded.expires, excluded.marketing)
 """
 
+PUBLISH_TOPICS: Final = """
+INSERT INTO mailerd.topic AS t (name, stream, title, double_opt_in)
+SELECT x.* FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[]) AS x(name, stream, title, double_opt_in) ORDER BY x.name
+ON CONFLICT (name) DO UPDATE SET stream = excluded.stream, title = excluded.title, double_opt_in = excluded.double_opt_in,
+  updated_at = now()
+WHERE (t.stream, t.title, t.double_opt_in) IS DISTINCT FROM (excluded.stream, excluded.title, excluded.double_opt_in)
+"""
+
 
 async def beat(
     session: Session,
@@ -124,6 +133,19 @@ async def publish_streams(session: Session, streams: Sequence[Stream]) -> None:
         [float(s.expires) for s in streams],
         [s.marketing for s in streams],
     )
+
+
+async def publish_topics(session: Session, topics: Sequence[Topic]) -> None:
+    """Tells the functions that applications call which topics are configured. None is ever taken back: an instance that
+    does not list it may be one of several."""
+    if topics:
+        await session.execute(
+            PUBLISH_TOPICS,
+            [t.name for t in topics],
+            [t.stream for t in topics],
+            [t.shown for t in topics],
+            [t.double_opt_in for t in topics],
+        )
 
 
 async def leave(session: Session, instance: int) -> None:

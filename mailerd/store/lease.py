@@ -62,7 +62,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 _PAYLOAD: Final = (
     "o.created_at, o.send_at, o.sender, o.recipient, o.cc, o.bcc, o.reply_to, o.subject, o.text_body, o.html_body, o.template, "
-    "o.params, o.locale, o.raw, o.headers, o.attachments, o.thread_key, o.tags, o.metadata, o.age"
+    "o.params, o.locale, o.raw, o.headers, o.attachments, o.thread_key, o.tags, o.metadata, o.topic, o.age"
 )
 _STORED: Final = _PAYLOAD.replace(
     "o.age", "extract(epoch FROM now() - greatest(o.created_at, o.send_at))::float8 AS age"
@@ -166,7 +166,7 @@ async def lease(
         # fmt: off
         (id_, priority, domain, campaign, attempt, leases, rcpt, size, intent, left, found, created_at, send_at, sender, recipient, cc,
          bcc, reply_to, subject, text_body, html_body, template, params, locale, raw, headers, attachments, thread_key, tags,
-         metadata, age) = row
+         metadata, topic, age) = row
         # fmt: on
         job = Job(
             id=id_,
@@ -199,6 +199,7 @@ async def lease(
             thread_key=thread_key,
             tags=tags,
             metadata=metadata,
+            topic=topic,
             age=age or 0.0,
             leased_at=now,
         )  # fmt: skip

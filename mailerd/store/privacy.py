@@ -1,7 +1,7 @@
 """What is held about one address: told in full, or erased so that only a pseudonym is left.
 
 `export` reads, `erase` changes. Erasing cancels what is unsent, empties the rows of what is settled, puts a keyed hash in the
-place of the address in events, suppression and audit, and removes what is only about the address. A suppression goes on
+place of the address in events, suppression, audit and what it unsubscribed from, and removes what is only about the address. A suppression goes on
 holding: the gate looks for the hash as well. What is being sent at that moment, or is in doubt, cannot be erased yet: it is
 counted, and the caller repeats the command later. A message to several people is erased as a whole, except for the
 addresses of the others.
@@ -40,6 +40,7 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     dead_letters: int
     suppression: int
+    subscriptions: int
     engagement: int
     soft_bounces: int
     inbound_mail: int
@@ -84,6 +85,7 @@ _EXPORT: Final = (
     ("events", "event", _EVENT, False),
     ("dead_letters", "dead_letter", _DEAD, True),
     ("suppression", "suppression", _HIS, False),
+    ("subscriptions", "subscription", _HIS, False),
     ("engagement", "engagement", _HIS, False),
     ("soft_bounces", "soft_bounce", _HIS, False),
     ("recipient_counts", "recipient_count", _HIS, False),
@@ -152,6 +154,15 @@ SELECT DISTINCT ON (stream) $2::text, stream, reason, source, at, until FROM gon
 ON CONFLICT (address, stream) DO UPDATE SET until = excluded.until WHERE s.until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > s.until)
 RETURNING stream
 """
+# A yes goes with the address, a no goes on holding.
+_SUBSCRIPTIONS: Final = """
+WITH gone AS (DELETE FROM mailerd.subscription WHERE address = ANY ($1::text[]) RETURNING topic, state, source, at),
+kept AS (
+  INSERT INTO mailerd.subscription AS s (address, topic, state, source, at)
+  SELECT DISTINCT ON (topic) $2::text, topic, state, source, at FROM gone WHERE state = 'unsubscribed' ORDER BY topic, at DESC
+  ON CONFLICT (address, topic) DO NOTHING)
+SELECT topic FROM gone
+"""
 _AUDITED: Final = f"""
 UPDATE mailerd.audit o SET target = regexp_replace(o.target, $1::text, $2::text, 'gi'), detail = regexp_replace(o.detail, $1::text, $2::text, 'gi')
 WHERE {_NOTED}
@@ -196,6 +207,7 @@ async def erase(session: Session, address: str, keys: Sequence[bytes], actor: st
             events=len(await run(_EVENTS, names, hidden, held, mentioned)),
             dead_letters=await gone("dead_letter", _DEAD, names, settled),
             suppression=len(await run(_SUPPRESSION, names, hidden)),
+            subscriptions=len(await run(_SUBSCRIPTIONS, names, hidden)),
             engagement=await gone("engagement", _HIS, names),
             soft_bounces=await gone("soft_bounce", _HIS, names),
             inbound_mail=await gone("inbound_mail", _INBOUND, mentioned, settled),

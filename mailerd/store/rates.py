@@ -13,6 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from mailerd.flow.rates import Alert, Counts
+from mailerd.flow.warmreports import WarmReports
+from mailerd.flow.warmup import Counts as Warmed
+from mailerd.store import warmup
 from mailerd.store.database import Run, Session
 
 __all__ = ["HOURS", "Row", "add_up", "alerts_now", "days", "forget", "gauge", "gauged", "put_alerts"]
@@ -84,9 +87,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 async def add_up(
-    session: Session, group_of: Callable[[str], str | None], limit: int = 2000
+    session: Session, group_of: Callable[[str], str | None], limit: int = 2000, warm: WarmReports | None = None
 ) -> tuple[int, dict[str, int]]:
-    """Adds up what has been noted, unless another instance is at it; how many rows, and the reports among the events by type."""
+    """Adds up what has been noted, unless another instance is at it; how many rows, and the reports among the events by
+    type. Bounces and complaints among these count against the warm-ups of `warm`, in the same transaction."""
     rows = 0
     reports: dict[str, int] = {}
 
@@ -100,13 +104,19 @@ async def add_up(
             for kind, events in zip(kinds, counts, strict=True):
                 found[span, kind] = found.get((span, kind), 0) + events
         sums: dict[tuple[int, str, str, str, str, str], int] = {}
+        seen: dict[tuple[str, str], Warmed] = {}
         for (span, kind), events in found.items():
             stream, provider, domain, type_, category, report = _parts(kind)
-            group = group_of(domain.strip(" <>\t").lower()) or "" if domain else ""
-            key = (span, stream, provider, group, type_, category)
+            domain = domain.strip(" <>\t").lower()
+            key = (span, stream, provider, group_of(domain) or "" if domain else "", type_, category)
             sums[key] = sums.get(key, 0) + events
             if report:
                 reports[type_] = reports.get(type_, 0) + events
+                if warm and category != "bot":
+                    for place, one in warm.of(type_, stream, provider, domain).items():
+                        seen[place] = seen.get(place, Warmed()) + one * events
+        if seen and warm:
+            await run(warmup.COUNT, *warmup.columns(warm.zones, seen))
         if sums:
             columns: list[Sequence[Any]] = list(zip(*sorted(sums), strict=True))
             await run(_ADD, *map(list, columns), [sums[key] for key in sorted(sums)])

@@ -136,10 +136,10 @@ UNION SELECT d.message_id FROM mailerd.in_doubt d WHERE d.message_id BETWEEN $1 
 
 KEEP: Final = """
 INSERT INTO mailerd.outbox_kept (id, created_at, stream, priority, send_at, expires_at, dedup_key, sender, recipient, cc, bcc, reply_to,
-  subject, text_body, html_body, template, params, locale, raw, headers, attachments, thread_key, campaign, tags, metadata)
+  subject, text_body, html_body, template, params, locale, raw, headers, attachments, thread_key, campaign, tags, metadata, topic)
 SELECT o.* FROM unnest($1::bigint[]) AS w(id) CROSS JOIN LATERAL (
   SELECT o.id, created_at, stream, priority, send_at, expires_at, dedup_key, sender, recipient, cc, bcc, reply_to,
-    subject, text_body, html_body, template, params, locale, raw, headers, attachments, thread_key, campaign, tags, metadata
+    subject, text_body, html_body, template, params, locale, raw, headers, attachments, thread_key, campaign, tags, metadata, topic
   FROM mailerd.{child} o WHERE o.id = w.id LIMIT 1) o
 ON CONFLICT (id) DO NOTHING
 """

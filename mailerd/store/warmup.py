@@ -1,4 +1,5 @@
-"""What the schedules of a warm-up have seen, day by day. Those who send add to it (`count`); everybody reads it all.
+"""What the schedules of a warm-up have seen, day by day. Those who send add to it (`count`), and so does who
+adds up reports (`store.rates`); everybody reads it all.
 
 A row is one day of a schedule with one domain group. Days are the store's, in the schedule's zone. There are as many
 rows as days and groups, a few thousand at most, so reading all of them costs next to nothing.
@@ -18,7 +19,7 @@ import msgspec
 from mailerd.flow.warmup import Counts
 from mailerd.store.database import Session
 
-__all__ = ["Counted", "count", "counted", "forget"]
+__all__ = ["COUNT", "Counted", "columns", "count", "counted", "forget"]
 
 # In the order of the key, so that no two instances wait for each other. The clock is read once, whatever the lock takes.
 COUNT: Final = """
@@ -49,9 +50,14 @@ class Counted(NamedTuple):
 
 async def count(session: Session, zones: Mapping[str, str], seen: Mapping[tuple[str, str], Counts]) -> None:
     """Adds what was `seen`, by (schedule, domain group), to the present day of each schedule, in its zone."""
-    columns = [(key, domain, zones[key], *msgspec.structs.astuple(counts)) for (key, domain), counts in seen.items()]
-    if columns:
-        await session.execute(COUNT, *(list(column) for column in zip(*columns, strict=True)))
+    if seen:
+        await session.execute(COUNT, *columns(zones, seen))
+
+
+def columns(zones: Mapping[str, str], seen: Mapping[tuple[str, str], Counts]) -> list[list[object]]:
+    """The arguments of `COUNT`; there must be something."""
+    rows = [(key, domain, zones[key], *msgspec.structs.astuple(counts)) for (key, domain), counts in seen.items()]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 async def counted(session: Session, schedules: Sequence[str]) -> tuple[datetime, list[Counted]]:

@@ -4,7 +4,9 @@
     GET      /o/TOKEN.gif        an open: a pixel, whoever asks and whatever the token
     GET      /c/TOKEN/URL        a click: a redirect to the URL that the token covers, and nowhere else
     GET      /u/TOKEN            the unsubscribe page: changes nothing, since scanners follow links
-    POST     /u/TOKEN            unsubscribes: at once by List-Unsubscribe=One-Click (RFC 8058), or from the page
+    POST     /u/TOKEN            unsubscribes: at once by List-Unsubscribe=One-Click (RFC 8058), or from the page. A message of
+                                 a topic stops that topic, any other all of its stream
+    GET      /s/TOKEN            the page that confirms a subscription; POST confirms
 
 Opens and clicks go into a queue in memory and are answered at once: a crash loses those of the last second, a full queue
 drops them, and both are only figures. An unsubscribe is answered when it is durable.
@@ -15,6 +17,7 @@ the message exists, cannot be told from the answer. Nothing here logs an address
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import time
@@ -28,14 +31,16 @@ from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 import idna
 
 from mailerd.compose.tokens import Claim, Subscriber, Tokens
+from mailerd.config.topic import Topic
 from mailerd.feedback import Feedback
+from mailerd.web import confirmation
 from mailerd.web import unsubscribe as page
 from mailerd.web.group import GroupCommit
 from mailerd.web.receiver import Receiver
 from mailerd.web.robots import judge
 from mailerd.web.server import Answer, Request, Response
 from mailerd.web.traffic import Traffic
-from mailerd.web.visitor import Allowance, Proxies
+from mailerd.web.visitor import Allowance, Proxies, network
 
 __all__ = ["BODY_LIMIT", "Desk", "Preferences", "refusal", "target"]
 
@@ -89,19 +94,24 @@ def refusal(status: int) -> Response:
 class Preferences(Protocol):
     """What the page reads and writes besides unsubscribing. Raises what a `Session` raises."""
 
-    async def topics(self, address: str, stream: str) -> Sequence[tuple[str, bool]]:
+    async def topics(self, address: str, stream: str) -> Sequence[tuple[Topic, bool]]:
         """The topics that this address may choose, and whether it gets them."""
         ...
 
-    async def resubscribe(self, address: str, stream: str, topic: str) -> None:
+    async def resubscribe(self, address: str, stream: str, topic: str, message: int) -> None:
         """Takes an unsubscribe back. `topic` '': of all of the stream."""
+        ...
+
+    async def confirm(self, who: Subscriber, token: str, visitor: str) -> bool:
+        """Whether the address is subscribed now."""
         ...
 
 
 class Desk:
     """`handle` answers one request, at once or later. Built for one configuration; the queues outlive it.
 
-    `senders`: the display name that people know a stream by. `later(coroutine, answer)` runs what must be awaited.
+    `senders`: the display name that people know a stream by; `titles`: what they read for a topic. `later(coroutine,
+    answer)` runs what must be awaited.
     """
 
     def __init__(
@@ -117,11 +127,13 @@ class Desk:
         preferences: Preferences,
         traffic: Traffic,
         later: Callable[[Any, Answer], None],
+        titles: Mapping[str, str] = {},
     ) -> None:
         self._prefix = urlsplit(base_url).path.rstrip("/")
         self._tokens = tokens
         self._proxies = proxies
         self._senders = senders
+        self._titles = titles
         self._receiver = receiver
         self._engagement = engagement
         self._leaving = leaving
@@ -145,8 +157,8 @@ class Desk:
             elif not self._receiver.take(rest, request, answer):
                 self._allowance.charge(address, _STRANGER, now)
             return
-        if not self._allowance.take(address, _PAGE if route == "u" else 1.0, now):
-            self._seen("other" if route not in ("o", "c", "u") else route, "limited", answer, _LIMITED)
+        if not self._allowance.take(address, _PAGE if route in ("u", "s") else 1.0, now):
+            self._seen("other" if route not in ("o", "c", "u", "s") else route, "limited", answer, _LIMITED)
             return
         proven = False
         if route in ("o", "c"):
@@ -156,6 +168,8 @@ class Desk:
                 proven = (self._open if route == "o" else self._click)(rest, request, answer)
         elif route == "u":
             proven = self._unsubscribe(rest, request, answer)
+        elif route == "s":
+            proven = self._confirm(rest, request, address, answer)
         elif path == "/robots.txt":
             self._seen("other", "robots", answer, _ROBOTS)
         else:
@@ -225,11 +239,14 @@ class Desk:
 
     async def _ask(self, who: Subscriber, answer: Answer) -> None:
         found = await self._topics(who)
-        choices = [page.Choice(name, on) for name, on in found]
-        body = page.asked(self._sender(who), who.address, who.topic, choices)
+        choices = [page.Choice(topic.name, on, topic.title) for topic, on in found]
+        body = page.asked(self._sender(who), who.address, self._title(who), choices)
         self._seen("u", "asked", answer, Response(200, body, _HTML))
 
-    async def _topics(self, who: Subscriber) -> Sequence[tuple[str, bool]]:
+    def _title(self, who: Subscriber) -> str:
+        return self._titles.get(who.topic, who.topic)
+
+    async def _topics(self, who: Subscriber) -> Sequence[tuple[Topic, bool]]:
         try:
             return await self._preferences.topics(who.address, who.stream)
         except Exception as error:  # the button works without them
@@ -240,11 +257,13 @@ class Desk:
         action = form.get("action", [""])[0]
         if "one-click" in (value.lower() for value in form.get("list-unsubscribe", ())):
             self._leave([_left(who, who.topic, "one-click")], answer, _DONE, "one-click")
-        elif action == "unsubscribe":
-            body = page.done(self._sender(who), who.address, who.topic)
-            self._leave([_left(who, who.topic, "page")], answer, Response(200, body, _HTML), "unsubscribed")
-        elif action == "resubscribe":
-            self._later(self._return(who, answer), answer)
+        elif action in ("unsubscribe", "unsubscribe-all"):
+            every = action == "unsubscribe-all"
+            body = page.done(self._sender(who), who.address, self._title(who), every=every)
+            reports = [_left(who, "" if every else who.topic, "page")]
+            self._leave(reports, answer, Response(200, body, _HTML), "unsubscribed")
+        elif action in ("resubscribe", "resubscribe-all"):
+            self._later(self._return(who, action == "resubscribe-all", answer), answer)
         elif action == "choose":
             self._later(self._choose(who, form.get("topic", ())[:_TOPIC_LIMIT], answer), answer)
         else:  # RFC 8058 §3.2: without its own key, a POST means nothing
@@ -266,20 +285,43 @@ class Desk:
         if not reports:
             written(True)
 
-    async def _return(self, who: Subscriber, answer: Answer) -> None:
-        await self._preferences.resubscribe(who.address, who.stream, who.topic)
-        body = page.undone(self._sender(who), who.address, who.topic)
+    async def _return(self, who: Subscriber, every: bool, answer: Answer) -> None:
+        await self._preferences.resubscribe(who.address, who.stream, "" if every else who.topic, who.message)
+        body = page.undone(self._sender(who), who.address, self._title(who), every=every)
         self._seen("u", "resubscribed", answer, Response(200, body, _HTML))
 
     async def _choose(self, who: Subscriber, wanted: Sequence[str], answer: Answer) -> None:
         """Only topics that the page offered: a form is a stranger's words."""
         found = await self._preferences.topics(who.address, who.stream)
         for topic, on in found:
-            if topic in wanted and not on:
-                await self._preferences.resubscribe(who.address, who.stream, topic)
-        reports = [_left(who, topic, "page") for topic, on in found if on and topic not in wanted]
-        body = page.done(self._sender(who), who.address, who.topic, chosen=True)
+            if topic.name in wanted and not on:
+                await self._preferences.resubscribe(who.address, who.stream, topic.name, who.message)
+        reports = [_left(who, topic.name, "page") for topic, on in found if on and topic.name not in wanted]
+        body = page.done(self._sender(who), who.address, self._title(who), chosen=True)
         self._leave(reports, answer, Response(200, body, _HTML), "chosen")
+
+    # Subscribing.
+
+    def _confirm(self, token: str, request: Request, address: str, answer: Answer) -> bool:
+        who = self._tokens.read_confirmation(token)
+        if who is None:
+            self._seen("s", "invalid", answer, _INVALID)
+        elif request.method not in ("GET", "HEAD", "POST"):
+            self._seen("s", "invalid", answer, _PAGE_METHODS)
+        elif request.method == "POST" and _form(request).get("action") == ["confirm"]:
+            self._later(self._confirmed(who, token, network(address), answer), answer)
+        else:
+            body = confirmation.asked(self._sender(who), who.address, self._title(who))
+            self._seen("s", "asked", answer, Response(200, body, _HTML))
+        return who is not None
+
+    async def _confirmed(self, who: Subscriber, token: str, visitor: str, answer: Answer) -> None:
+        named = hashlib.sha256(token.encode()).hexdigest()[:16]  # enough to tell it again, too little to use it
+        if await self._preferences.confirm(who, named, visitor):
+            body = confirmation.done(self._sender(who), who.address, self._title(who))
+            self._seen("s", "confirmed", answer, Response(200, body, _HTML))
+        else:
+            self._seen("s", "over", answer, Response(200, confirmation.over(self._sender(who)), _HTML))
 
 
 def _left(who: Subscriber, topic: str, source: str) -> Feedback:

@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any, Final
 
 from mailerd.compose.address import parse
-from mailerd.compose.tokens import Tokens
+from mailerd.compose.tokens import Subscriber, Tokens
 from mailerd.config.model import Config
 from mailerd.config.resolved import Resolved
+from mailerd.config.topic import Topic
 from mailerd.config.values import listen as parse_listen
 from mailerd.feedback import Feedback
 from mailerd.store import erased, feedback, inbox, preference
@@ -69,7 +70,6 @@ class PublicServer:
         apply: Apply | None = None,
     ) -> None:
         config = resolved.config
-        apply = apply or self._apply
         database = config.database
         self.address: tuple[str, int] | None = None
         self.traffic = Traffic(metrics.registry)
@@ -78,21 +78,24 @@ class PublicServer:
         self._hidden = erased.keys(config.privacy.key, config.public.secret)
         self._health = health
         self._given = webhooks
+        self._applies = apply
+        self._policy = feedback.policy_of(config.suppression)
+        self._plus_tags = config.suppression.plus_tags
         self._sessions = {name: Session(database, f"mailerd:{name}") for name in ("received", "left", "seen", "page")}
         self._page_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._pages: set[asyncio.Task[None]] = set()
         known = webhooks_of(config) if webhooks is None else webhooks
-        self._reader = Reader(database, known, apply, self.traffic, busy=lambda: len(self._received) > 64)
+        self._reader = Reader(database, known, self._apply, self.traffic, busy=lambda: len(self._received) > 64)
         self._received: GroupCommit[inbox.Raw] = GroupCommit(
             "webhooks", self._store, most=4096, octets=64 << 20, batch=512
         )
         self._left: GroupCommit[Feedback] = GroupCommit(
-            "unsubscribes", partial(self._applied, apply, "left"), most=4096, batch=200
+            "unsubscribes", partial(self._applied, "left"), most=4096, batch=200
         )
         self._seen: GroupCommit[Feedback] = GroupCommit(
             "opens and clicks",
-            partial(self._applied, apply, "seen"),
+            partial(self._applied, "seen"),
             most=50_000,
             batch=500,
             keep=True,
@@ -110,6 +113,7 @@ class PublicServer:
 
     def _desk(self, resolved: Resolved) -> Desk:
         public = resolved.config.public
+        self._topics = resolved.config.topic
         return Desk(
             base_url=public.base_url or "",
             tokens=Tokens(public.secret),
@@ -121,6 +125,7 @@ class PublicServer:
             preferences=self,
             traffic=self.traffic,
             later=self._later,
+            titles={topic.name: topic.shown for topic in self._topics},
         )
 
     def configure(self, resolved: Resolved) -> None:
@@ -129,6 +134,8 @@ class PublicServer:
         if not public.secret:
             log.error("reload: [public] has no secret any more: links are read with the old ones")
             return
+        self._policy = feedback.policy_of(resolved.config.suppression)
+        self._plus_tags = resolved.config.suppression.plus_tags
         self._proxies = Proxies(public.trusted_proxies)
         self._hidden = erased.keys(resolved.config.privacy.key, public.secret)
         if self._given is None:
@@ -192,23 +199,34 @@ class PublicServer:
         await inbox.put(self._sessions["received"], batch)
         self._reader.wake.set()
 
-    async def _apply(self, session: Session, reports: Sequence[Feedback]) -> int:
-        return await feedback.apply(session, reports, keys=self._hidden)
+    async def _applied(self, session: str, batch: list[Feedback]) -> None:
+        await self._apply(self._sessions[session], batch)
 
-    async def _applied(self, apply: Apply, session: str, batch: list[Feedback]) -> None:
-        await apply(self._sessions[session], batch)
+    async def _apply(self, session: Session, reports: Sequence[Feedback]) -> int:
+        if self._applies is not None:
+            return await self._applies(session, reports)
+        return await feedback.apply(session, reports, self._policy, self._hidden)
 
     # Preferences, and pages that wait for Postgres.
 
-    async def topics(self, address: str, stream: str) -> Sequence[tuple[str, bool]]:
+    async def topics(self, address: str, stream: str) -> Sequence[tuple[Topic, bool]]:
         """See `desk.Preferences`."""
+        offered = [topic for topic in self._topics if topic.stream == stream]
         async with self._page_lock:
-            return await preference.topics(self._sessions["page"], address, stream)
+            return await preference.topics(self._sessions["page"], address, stream, offered, self._plus_tags)
 
-    async def resubscribe(self, address: str, stream: str, topic: str) -> None:
+    async def resubscribe(self, address: str, stream: str, topic: str, message: int) -> None:
         """See `desk.Preferences`."""
         async with self._page_lock:
-            await preference.resubscribe(self._sessions["page"], address, stream, topic)
+            session = self._sessions["page"]
+            await preference.resubscribe(session, address, stream, topic, message, plus_tags=self._plus_tags)
+
+    async def confirm(self, who: Subscriber, token: str, visitor: str) -> bool:
+        """See `desk.Preferences`."""
+        async with self._page_lock:
+            return await preference.confirm(
+                self._sessions["page"], who.address, who.topic, message=who.message, token=token, visitor=visitor
+            )
 
     def _later(self, work: Coroutine[Any, Any, None], answer: Answer) -> None:
         """Runs what must be awaited, with a deadline; few at a time."""

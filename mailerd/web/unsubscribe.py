@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["CSP", "Choice", "asked", "done", "invalid", "masked", "undone", "unsure"]
+__all__ = ["CSP", "Choice", "asked", "button", "document", "done", "invalid", "masked", "undone", "unsure", "whose"]
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--fg:#1b1f24;--dim:#5b6470;--bg:#eef1f4;--card:#fff;--line:#d9dee4;--accent:#1f5fd0;--on:#fff}
@@ -28,7 +28,9 @@ button{font:inherit;font-weight:600;width:100%;min-height:3rem;padding:.6rem 1re
 button.second{background:transparent;color:var(--accent)}button:focus-visible,input:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 fieldset{border:0;border-top:1px solid var(--line);margin:1.5rem 0 1rem;padding:1.1rem 0 0}legend{float:left;width:100%;padding:0;margin:0 0 .4rem;font-weight:600}
 label{clear:both;display:flex;gap:.75rem;align-items:center;min-height:2.75rem;overflow-wrap:anywhere}input{width:1.25rem;height:1.25rem;flex:none;accent-color:var(--accent)}
-small{color:var(--dim)}form:last-child,p:last-child{margin-bottom:0}
+button.quiet{background:transparent;border-color:transparent;color:var(--dim);font-weight:400;text-decoration:underline;text-underline-offset:.2em;margin-top:.5rem}
+form+form button.second{margin-top:.6rem}
+form:last-child,p:last-child{margin-bottom:0}
 """
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 CSP: Final = (
@@ -37,68 +39,74 @@ CSP: Final = (
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One topic that an address can have or not. `name` is the topic, and what people read."""
+    """One topic that an address can have or not. People read `title`, or the name where there is none."""
 
     name: str
     subscribed: bool
+    title: str = ""
 
 
 def asked(sender: str, address: str, topic: str, choices: Sequence[Choice] = ()) -> bytes:
-    """The question. Nothing has happened yet."""
+    """The question. Nothing has happened yet. `topic`: what people call the one that the message is of; '' if it is of
+    none, and then the question is about all of the stream."""
     what = f"“{escape(topic)}” mail" if topic else "this mail"
     body = [
         f"<h1>Stop {what}?</h1>",
-        f"<p>It goes to <b>{_whose(address)}</b>.</p>",
-        _button("unsubscribe", "Unsubscribe"),
+        f"<p>It goes to <b>{whose(address)}</b>.</p>",
+        button("unsubscribe", "Unsubscribe"),
     ]
     if choices:
         boxes = "".join(
             f"<label><input type=checkbox name=topic value='{escape(choice.name)}'{' checked' * choice.subscribed}>"
-            f"{escape(choice.name)}</label>"
+            f"{escape(choice.title or choice.name)}</label>"
             for choice in choices
         )
         body.append(
             "<form method=post><fieldset><legend>Or choose what you get</legend>"
             f"{boxes}</fieldset><button class=second name=action value=choose>Save my choice</button></form>"
         )
-    return _document("Unsubscribe", sender, body)
+    if topic:
+        body.append(button("unsubscribe-all", "Unsubscribe from all of these", quiet=True))
+    return document("Unsubscribe", sender, body)
 
 
-def done(sender: str, address: str, topic: str, *, chosen: bool = False) -> bytes:
-    """It is done; the way back. `chosen`: by ticking topics, which are changed the same way."""
+def done(sender: str, address: str, topic: str, *, chosen: bool = False, every: bool = False) -> bytes:
+    """It is done; the way back. `chosen`: by ticking topics, which are changed the same way. `every`: not of the topic
+    alone, but of all of the stream."""
     if chosen:
-        return _document(
-            "Saved", sender, ["<h1>Your choice is saved</h1>", f"<p>For <b>{_whose(address)}</b>.</p>", _back()]
+        return document(
+            "Saved", sender, ["<h1>Your choice is saved</h1>", f"<p>For <b>{whose(address)}</b>.</p>", _back()]
         )
-    what = f"“{escape(topic)}” mail" if topic else "this mail"
-    return _document(
+    what = f"“{escape(topic)}” mail" if topic and not every else "this mail"
+    return document(
         "Unsubscribed",
         sender,
         [
             "<h1>You are unsubscribed</h1>",
-            f"<p><b>{_whose(address)}</b> gets no more of {what}. What is on its way may still arrive.</p>",
-            _button("resubscribe", "That was a mistake: undo", second=True),
+            f"<p><b>{whose(address)}</b> gets no more of {what}. What is on its way may still arrive.</p>",
+            button("resubscribe-all" if every else "resubscribe", "That was a mistake: undo", second=True),
+            *([_back("Choose what you get")] if topic else ()),
         ],
     )
 
 
-def undone(sender: str, address: str, topic: str) -> bytes:
-    """It is undone."""
-    what = f"“{escape(topic)}” mail" if topic else "this mail"
-    return _document(
+def undone(sender: str, address: str, topic: str, *, every: bool = False) -> bytes:
+    """It is undone. `every` as in `done`."""
+    what = f"“{escape(topic)}” mail" if topic and not every else "this mail"
+    return document(
         "Subscribed again",
         sender,
         [
             "<h1>Welcome back</h1>",
-            f"<p><b>{_whose(address)}</b> gets {what} again.</p>",
-            _button("unsubscribe", "Unsubscribe", second=True),
+            f"<p><b>{whose(address)}</b> gets {what} again.</p>",
+            button("unsubscribe-all" if every else "unsubscribe", "Unsubscribe", second=True),
         ],
     )
 
 
 def unsure() -> bytes:
     """It could not be written down: the person has to try again."""
-    return _document(
+    return document(
         "Please try again",
         "",
         ["<h1>That did not work</h1>", "<p>Nothing was changed. Please try again in a minute.</p>", _back()],
@@ -107,7 +115,7 @@ def unsure() -> bytes:
 
 def invalid() -> bytes:
     """For whatever is no link of ours. It says nothing about why."""
-    return _document(
+    return document(
         "Nothing here",
         "",
         ["<h1>Nothing here</h1>", "<p>This link is not complete. Please open it from the message once more.</p>"],
@@ -120,20 +128,23 @@ def masked(address: str) -> str:
     return f"{local[:1]}•••@{domain}" if local else "•••"
 
 
-def _whose(address: str) -> str:
-    """It may be broken behind the @, before it is broken anywhere."""
+def whose(address: str) -> str:
+    """The masked address as HTML. It may be broken behind the @, before it is broken anywhere."""
     return escape(masked(address)).replace("@", "@<wbr>")
 
 
-def _button(action: str, words: str, *, second: bool = False) -> str:
-    return f"<form method=post><button{' class=second' * second} name=action value={action}>{words}</button></form>"
+def button(action: str, words: str, *, second: bool = False, quiet: bool = False) -> str:
+    """A form of one button. `second`: without its colour; `quiet`: only its words."""
+    kind = " class=quiet" * quiet or " class=second" * second
+    return f"<form method=post><button{kind} name=action value={action}>{words}</button></form>"
 
 
-def _back() -> str:
-    return "<form method=get><button class=second>Back</button></form>"
+def _back(words: str = "Back") -> str:
+    return f"<form method=get><button class=quiet>{words}</button></form>"
 
 
-def _document(title: str, sender: str, body: Sequence[str]) -> bytes:
+def document(title: str, sender: str, body: Sequence[str]) -> bytes:
+    """The page. `title` and `body` are HTML, `sender` is text."""
     heading = f"<p class=from>{escape(sender)}</p>" if sender else ""
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title>"

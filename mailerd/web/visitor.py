@@ -2,7 +2,7 @@
 
 `Proxies` finds the client behind trusted proxies: X-Forwarded-For is read from its end, for as long as what stands there
 is trusted; anything else in it is a stranger's claim. `Allowance` is a token bucket an address (IPv6: a /64, which one
-subscriber has), in bounded memory: nothing of it is stored or logged.
+subscriber has), in bounded memory: nothing of it is stored or logged. `network` is what a proof of consent may keep.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["Allowance", "Proxies"]
+__all__ = ["Allowance", "Proxies", "network"]
 
 _KNOWN: Final = 65_536  # addresses that are remembered
 _HOPS: Final = 16
@@ -60,6 +60,15 @@ def _address(text: str) -> str | None:
         return None
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return str(mapped or parsed)
+
+
+def network(address: str) -> str:
+    """The network of an address, which is all that is ever written down of a visitor: IPv4 a /24, IPv6 a /48. '' for none."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    return str(ipaddress.ip_network((parsed, 24 if parsed.version == 4 else 48), strict=False))
 
 
 class Allowance:

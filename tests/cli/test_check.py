@@ -320,6 +320,10 @@ def test_bulk_mail_that_shares_with_urgent_mail_is_warned_of(tmp_path: Path) -> 
     meant = streams + "shared = true\none_click = true\n"
     public = '[public]\nbase_url = "https://example.org"\nsecret = "0123456789abcdef"\n'
     assert warnings(tmp_path, public + SINK + IDENTITY + meant) == []
+    topic = '[[topic]]\nname = "offers"\nstream = "{}"\n'
+    assert warnings(tmp_path, public + SINK + IDENTITY + meant + topic.format("marketing")) == []
+    (alone,) = warnings(tmp_path, public + SINK + IDENTITY + meant + topic.format("reset"))
+    assert "topic.offers: nobody can leave it by a link: `one_click` of stream reset is off" in alone
     # Streams that the file does not name are nobody's decision yet.
     assert warnings(tmp_path, SINK + IDENTITY) == []
     path = '[[identity]]\nname = "news"\nfrom = "News <news@example.org>"\nreturn_path = "shop@example.org"\n'

@@ -50,6 +50,10 @@ async def hold(connection: Connection, address: str) -> None:
     """A row about the address in each other table."""
     for sql in (
         "INSERT INTO mailerd.suppression (address, reason) VALUES ($1, 'complaint')",
+        (
+            "INSERT INTO mailerd.subscription (address, topic, state, proof) "
+            "SELECT $1, t, t, '{\"ip\": \"192.0.2.1\"}' FROM unnest('{subscribed,unsubscribed}'::text[]) t"
+        ),
         "INSERT INTO mailerd.engagement (address, opens) VALUES ($1, 1)",
         "INSERT INTO mailerd.soft_bounce (address, day, times) VALUES ($1, current_date, 1)",
         "INSERT INTO mailerd.audit (action, target, detail) VALUES ('suppress add', $1, 'x')",
@@ -66,7 +70,7 @@ async def hold(connection: Connection, address: str) -> None:
         await connection.execute(sql, address)
 
 
-TABLES = ("outbox", "event", "dead_letter", "suppression", "engagement", "soft_bounce", "inbound_mail", "inbox", "audit", "dedup_0", "dedup_1")  # fmt: skip
+TABLES = ("outbox", "event", "dead_letter", "suppression", "subscription", "engagement", "soft_bounce", "inbound_mail", "inbox", "audit", "dedup_0", "dedup_1")  # fmt: skip
 
 
 async def everything(connection: Connection) -> dict[str, str]:
@@ -86,8 +90,10 @@ async def test_export_tells_what_is_held_and_nothing_of_others(commands: Command
     found = json.loads(told)
     assert found.pop("address") == ANN
     assert {row["id"] for row in found.pop("outbox")} == {first, copied}
+    assert len(found.pop("audit")) == 3, "and what it said of topics"
+    assert len(found.pop("subscriptions")) == 2
     assert {name: len(rows) for name, rows in found.items() if rows} == dict.fromkeys(
-        ("events", "dead_letters", "suppression", "engagement", "soft_bounces", "inbound_mail", "webhooks_in", "audit"),
+        ("events", "dead_letters", "suppression", "engagement", "soft_bounces", "inbound_mail", "webhooks_in"),
         1,
     )
     assert JOANN not in told
@@ -105,7 +111,7 @@ async def test_erase_leaves_a_pseudonym_and_everybody_else(
     await hold(connection, ANN)
     told = await commands.json("privacy", "erase", ANN, "--yes")
     assert told == {
-        "pseudonym": HIDDEN, "cancelled": 1, "messages": 3, "events": 2, "dead_letters": 1, "suppression": 1, "engagement": 1,
+        "pseudonym": HIDDEN, "cancelled": 1, "messages": 3, "events": 2, "dead_letters": 1, "suppression": 1, "subscriptions": 2, "engagement": 1,
         "soft_bounces": 1, "inbound_mail": 1, "held": []
     }  # fmt: skip
     after = await everything(connection)
@@ -126,6 +132,8 @@ async def test_erase_leaves_a_pseudonym_and_everybody_else(
     assert (row["subject"], row["text_body"], row["html_body"]) == (None, "", None)
     assert await suppressed(session, "any", [ANN, "free@x.example"], KEYS) == {ANN: "complaint"}
     assert await suppressed(session, "any", [ANN]) == {}
+    said = await connection.fetch("SELECT topic, state, proof FROM mailerd.subscription WHERE address = $1", HIDDEN)
+    assert said == [("unsubscribed", "unsubscribed", None)], "a no goes on holding"
     again = await commands.json("privacy", "erase", ANN, "--yes")
     assert again["messages"] == again["events"] == again["suppression"] == 0
     assert '"reason": "complaint"' in (await commands("privacy", "export", ANN)).stdout

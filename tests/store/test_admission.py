@@ -19,11 +19,16 @@ from mailerd.daemon.backlog import FRESH, Backlog
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.message import Job
 from mailerd.store.database import Session, Unavailable
-from mailerd.store.lease import lease
+from mailerd.store.lease import Claim, lease
 from tests.store.rows import STREAM, claims, fill, take
 
 Connection = asyncpg.Connection
-CONFIG = '[[provider]]\nname = "sink"\nkind = "sink"\n[[identity]]\nname = "a"\nfrom = "a@a.example"\n'
+CONFIG = f"""
+provider = [{{name = "sink", kind = "sink"}}]
+identity = [{{name = "a", from = "a@a.example"}}]
+topic = [{{name = "offers", stream = "{STREAM}"}}, {{name = "news", stream = "{STREAM}"}}]
+campaign = [{{name = "spring", topic = "offers"}}]
+"""
 
 
 class Rig:
@@ -179,3 +184,33 @@ async def test_what_cannot_be_looked_up_again_waits(rig: Rig, session: Session, 
             await rig.admission.again(rig.payloads)
     assert (rig.admission.waiting, rig.backlog.waiting) == (1, 0)
     assert rig.admission.empty() == [job]
+
+
+async def test_topics(rig: Rig, session: Session, connection: Connection) -> None:
+    """One batch: of a topic by the row, by its campaign, of another one, of none."""
+    await connection.execute("INSERT INTO mailerd.subscription VALUES ('u1@d0.example', 'offers', 'unsubscribed')")
+    for topic, campaign in (("offers", None), (None, "spring"), ("news", "spring"), (None, None), ("offerz", None)):
+        await fill(connection, 1, topic=topic, campaign=campaign)
+    jobs = await take(session)
+    jobs += (await lease(session, STREAM, [Claim(5, "d0.example", "spring", 9)], 7, 60.0))[0]
+    assert len(jobs) == 5
+    await rig.admission.admit(jobs, session)
+    sent = []
+    while (taken := rig.backlog.take("relay")) is not None:
+        sent.append((taken.job.topic, taken.job.campaign))
+    assert set(sent) == {(None, ""), ("news", "spring")}
+    ends = [(s.job.topic, kind, outcome.text) for s in rig.backlog.settlements for kind, _, outcome in s.events]
+    assert set(ends) == {
+        ("offers", "suppressed", "unsubscribed from offers"),
+        ("offerz", "failed", "topic: no [[topic]] 'offerz' is configured (there are: news, offers)"),
+        (None, "suppressed", "unsubscribed from offers"),
+    }
+
+
+async def test_who_left_the_topic_while_the_message_waited(rig: Rig, session: Session, connection: Connection) -> None:
+    await fill(connection, 2, topic="offers")
+    await aged(rig, session, 2)
+    await connection.execute("INSERT INTO mailerd.subscription VALUES ('u2@d0.example', 'offers', 'unsubscribed')")
+    await rig.admission.again(session)
+    (settlement,) = rig.backlog.settlements
+    assert [(kind, to.address) for kind, to, _ in settlement.events] == [("suppressed", "u2@d0.example")]

@@ -217,10 +217,49 @@ async def test_finding_keeps_its_plan(session: Session, connection: Connection) 
         [""] * 10 + [f"p-{n}" for n in few] + [""] * 10,
         [""] * 20 + [f"u{n}@d{n % 200}.example" for n in range(1, 11)],
         [now] * 30,
+        [True] * 30,
     )
     for relation in ("outbox", "event"):
         assert all(n["Node Type"] in ("Index Scan", "Index Only Scan") for n in scans(plan, relation))
         assert reads(plan, relation) < 500
+
+
+async def test_applying_keeps_its_plan(connection: Connection) -> None:
+    """All that it looks into is long, and no statistics say so."""
+    await connection.execute("ANALYZE; ALTER TABLE mailerd.subscription DISABLE TRIGGER subscription_written")
+    tables = ("soft_bounce", "suppression", "engagement", "subscription", *(f"feedback_seen_{n}" for n in range(3)))
+    for table in tables:
+        await connection.execute(f"ALTER TABLE mailerd.{table} SET (autovacuum_enabled = off)")
+    await connection.execute(
+        """
+        INSERT INTO mailerd.soft_bounce SELECT 'a' || i || '@x.example', current_date - d, 1 FROM generate_series(1, 10000) i, generate_series(1, 3) d;
+        INSERT INTO mailerd.suppression (address) SELECT 'a' || i || '@x.example' FROM generate_series(1, 30000) i;
+        INSERT INTO mailerd.engagement (address) SELECT 'a' || i || '@x.example' FROM generate_series(1, 30000) i;
+        INSERT INTO mailerd.subscription SELECT 'a' || i || '@x.example', 'offers', 'subscribed' FROM generate_series(1, 30000) i;
+        INSERT INTO mailerd.feedback_seen_0 SELECT md5(i::text)::uuid FROM generate_series(1, 30000) i;
+        INSERT INTO mailerd.feedback_seen_1 SELECT md5('b' || i)::uuid FROM generate_series(1, 30000) i;
+        INSERT INTO mailerd.feedback_seen_2 SELECT md5('c' || i)::uuid FROM generate_series(1, 30000) i
+        """
+    )
+    kinds: list[dict[str, Any]] = [
+        {"type": "bounced"},
+        {"type": "bounced", "hard": True},
+        {"type": "opened"},
+        {"type": "unsubscribed"},
+        {"type": "unsubscribed", "topic": "offers"},
+    ]
+    made = []
+    for n in range(200):
+        report = Feedback(message_id=n + 1, source="x", source_id=str(n), **kinds[n % 5])
+        made.append(decide(report, Message(id=n + 1, stream=STREAM, recipients=(f"a{n + 1}@x.example",)), (), NOW))
+    plan = await explain(connection, feedbacks.APPLY, msgspec.json.encode(made).decode(), 3, 7, 30.0, 0.0)
+    for table in tables:
+        assert {n["Node Type"] for n in scans(plan, table)} <= {"Index Scan", "Index Only Scan"}, table
+        assert reads(plan, table) <= 600, table
+    assert await connection.fetchval("SELECT count(*) FROM mailerd.event") == 200
+    assert await connection.fetchval("SELECT count(*) FROM mailerd.subscription WHERE state = 'unsubscribed'") == 40
+    worn = "SELECT count(*) FROM mailerd.suppression WHERE reason IN ('soft bounces', 'bounce') AND address <> ''"
+    assert await connection.fetchval(worn) == 0, "what holds for ever keeps its first reason"
 
 
 words = st.text(max_size=40)

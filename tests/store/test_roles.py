@@ -40,6 +40,7 @@ WRITABLE = (
     "campaign",
     "tags",
     "metadata",
+    "topic",
 )
 TABLES = (
     "ready",
@@ -48,6 +49,8 @@ TABLES = (
     "in_doubt",
     "dead_letter",
     "suppression",
+    "subscription",
+    "topic",
     "dedup_0",
     "dedup_1",
     "dedup",

@@ -14,11 +14,13 @@ from mailerd.config.model import Config, Identity, Pool, Provider, Stream
 from mailerd.config.model import Database as DatabaseSection
 from mailerd.config.public import Public
 from mailerd.config.resolved import Resolved
+from mailerd.config.topic import Topic
 from mailerd.feedback import Feedback
 from mailerd.store.database import Session
 from mailerd.web.health import Health
 from mailerd.web.metrics import Metrics
 from mailerd.web.public import PublicServer
+from mailerd.web.reader import Apply
 from mailerd.webhook.dialect import Malformed, Post, Verdict, accepted, refused
 
 SECRET = "a secret of sixteen octets and more"
@@ -65,7 +67,7 @@ class Applied:
         return len(reports)
 
 
-def resolved(database: str, **public: object) -> Resolved:
+def resolved(database: str, *, topic: tuple[Topic, ...] = (), **public: object) -> Resolved:
     section = Public(
         **{"listen": "127.0.0.1:0", "base_url": "https://mail.example.org", "secret": (SECRET,), **public}  # type: ignore[arg-type]
     )
@@ -77,14 +79,21 @@ def resolved(database: str, **public: object) -> Resolved:
             pool=(Pool(name="default", providers=("relay",)),),
             identity=(Identity(name="shop", sender="The <Shop> & Co <shop@shop.example>".replace("<Shop>", "Shop")),),
             stream=(Stream(name="marketing", identity="shop"),),
+            topic=topic,
         )
     )
 
 
 @asynccontextmanager
-async def listener(database: str, applied: Applied | None = None, **public: object) -> AsyncIterator[PublicServer]:
+async def listener(
+    database: str, applied: Apply | None = None, *, topic: tuple[Topic, ...] = (), **public: object
+) -> AsyncIterator[PublicServer]:
     server = PublicServer(
-        resolved(database, **public), Health(), Metrics(), webhooks={"relay": Signed()}, apply=applied or Applied()
+        resolved(database, topic=topic, **public),
+        Health(),
+        Metrics(),
+        webhooks={"relay": Signed()},
+        apply=applied or Applied(),
     )
     await server.start()
     running = asyncio.create_task(server.run())

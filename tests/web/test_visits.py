@@ -222,7 +222,7 @@ PATHS = st.one_of(
     st.text("/.%oucgif?#-_=ABab\x00é", max_size=80),
     st.builds(
         "/{}/{}{}".format,
-        st.sampled_from(["o", "c", "u", "webhooks", "mail/u", "mail/c"]),
+        st.sampled_from(["o", "c", "u", "s", "webhooks", "mail/u", "mail/c"]),
         st.one_of(
             st.text(max_size=40), st.sampled_from([TOKENS.open(1), TOKENS.click(1, URL).partition("/")[0], "relay"])
         ),
@@ -247,16 +247,22 @@ def test_strangers_can_do_nothing(method: str, path: str, query: str, headers: d
     assert counter.done == 0 or (allowed and counter.done == len(counter.engagement) == 1)
 
 
-@given(st.sampled_from(["o", "c", "u"]), st.data())
+@given(st.sampled_from(["o", "c", "u", "s"]), st.data())
 @settings(max_examples=100, deadline=None)
 def test_one_character_that_was_changed(route: str, data: st.DataObject) -> None:
-    token = {"o": TOKENS.open(MESSAGE, 1), "c": TOKENS.click(MESSAGE, URL), "u": TOKENS.unsubscribe(LEAVER)}[route]
+    token = {
+        "o": TOKENS.open(MESSAGE, 1),
+        "c": TOKENS.click(MESSAGE, URL),
+        "u": TOKENS.unsubscribe(LEAVER),
+        "s": TOKENS.confirmation(LEAVER),
+    }[route]
     at = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.sampled_from("ABCxyz019-_/.%=+").filter(lambda c: c != token[at]))
     counter = Counter()
-    good = counter.ask("GET", f"/{route}/{token}", "", {}, b"")
+    method, body = ("POST", b"action=confirm") if route == "s" else ("GET", b"")
+    good = counter.ask(method, f"/{route}/{token}", "", {}, body)
     assert counter.done == 1
-    bad = counter.ask("GET", f"/{route}/{token[:at]}{other}{token[at + 1 :]}", "", {}, b"")
+    bad = counter.ask(method, f"/{route}/{token[:at]}{other}{token[at + 1 :]}", "", {}, body)
     assert counter.done == 1
     assert bad[0].body == (good[0].body if route == "o" else page.invalid())
 

@@ -31,10 +31,3 @@ CREATE OR REPLACE FUNCTION mailerd.pinned(template text) RETURNS text
     ORDER BY (x.share->>'percent')::float8 DESC, (x.share->>'version')::int DESC
     LIMIT 1), pinned.template)
 $$;
-
-DO $$
-BEGIN
-  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'mailerd_app') THEN
-    GRANT EXECUTE ON FUNCTION mailerd.pinned(text, text) TO mailerd_app;
-  END IF;
-END $$;
