@@ -94,12 +94,10 @@ async def resubscribe(
     return bool(await session.value(_SUBSCRIBE, address, topic, proof))
 
 
-async def confirm(
-    session: Session, address: str, topic: str, *, message: int, token: str, visitor: str, now: datetime | None = None
-) -> bool:
+async def confirm(session: Session, address: str, topic: str, *, message: int, token: str, visitor: str) -> bool:
     """Says yes to a subscription; whether the address is subscribed now. False: nobody asked for it, or too long ago, or it
     was ended since. The proof holds the time, the message, the `token`'s name and the `visitor`'s network."""
-    at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    at = datetime.now(UTC).isoformat(timespec="seconds")
     proof = {"at": at, "message": message, "token": token, "visitor": visitor}
     return bool(await session.value(_CONFIRM, address, topic, msgspec.json.encode(proof).decode(), PENDING_DAYS))
 
