@@ -38,8 +38,8 @@ class Topics:
 
     def of(self, job: Job) -> Topic | None:
         """The topic of a row; None if it has none. Raises `Failure` for one that it cannot be of."""
-        name = job.topic if job.topic is not None else self._campaigns.get(job.campaign)
-        if name is None:
+        name = job.topic
+        if name is None and (not self._campaigns or (name := self._campaigns.get(job.campaign)) is None):
             return None
         topic = self._known.get(name)
         if topic is None:

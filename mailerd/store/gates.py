@@ -1,8 +1,9 @@
 """What a leased message must pass in Postgres before it is composed: the suppression list, what its recipients said about
 its topic, and the limit on how often one address is written to.
 
-One look-up a lease, for all recipients of the batch, and another one for those of messages with a topic. It decides nothing about retries; a suppressed recipient simply
-has its outcome. Addresses come in normal form (`compose.address.normal`), as the table stores them.
+One look-up a lease, for all recipients of the batch, and another one for those of messages with a topic. It decides
+nothing about retries; a suppressed recipient simply has its outcome. Addresses come in normal form
+(`compose.address.normal`), as the table stores them.
 """
 
 from __future__ import annotations

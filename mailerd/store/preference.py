@@ -59,7 +59,8 @@ done AS (
     || jsonb_build_object('requested', jsonb_build_object('source', was.source, 'at', was.at), 'confirmed', $3::text::jsonb)
   FROM was WHERE s.address = was.address AND s.topic = was.topic
     AND was.state = 'pending' AND was.at > now() - make_interval(days => $4::int) RETURNING 1)
-SELECT EXISTS (SELECT FROM done) OR EXISTS (SELECT FROM was WHERE was.state = 'subscribed')
+SELECT EXISTS (SELECT FROM done) OR EXISTS (SELECT FROM was WHERE was.state = 'subscribed' AND NOT EXISTS (
+  SELECT FROM mailerd.suppression g WHERE g.address = $1 AND g.stream = $5 AND g.reason LIKE 'unsubscribe%' AND g.at >= was.at))
 """
 
 _FORGET: Final = """
@@ -95,13 +96,14 @@ async def resubscribe(
 
 
 async def confirm(
-    session: Session, address: str, topic: str, *, message: int, token: str, visitor: str, now: datetime | None = None
+    session: Session, address: str, stream: str, topic: str, *, message: int, token: str, visitor: str
 ) -> bool:
     """Says yes to a subscription; whether the address is subscribed now. False: nobody asked for it, or too long ago, or it
-    was ended since. The proof holds the time, the message, the `token`'s name and the `visitor`'s network."""
-    at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    was ended since, by itself or with its stream. The proof holds the time, the message, the `token`'s name and the `visitor`'s network."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
     proof = {"at": at, "message": message, "token": token, "visitor": visitor}
-    return bool(await session.value(_CONFIRM, address, topic, msgspec.json.encode(proof).decode(), PENDING_DAYS))
+    said = msgspec.json.encode(proof).decode()
+    return bool(await session.value(_CONFIRM, address, topic, said, PENDING_DAYS, stream))
 
 
 async def forget(session: Session, batch: int = 1000) -> int:

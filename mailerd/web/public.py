@@ -225,7 +225,13 @@ class PublicServer:
         """See `desk.Preferences`."""
         async with self._page_lock:
             return await preference.confirm(
-                self._sessions["page"], who.address, who.topic, message=who.message, token=token, visitor=visitor
+                self._sessions["page"],
+                who.address,
+                who.stream,
+                who.topic,
+                message=who.message,
+                token=token,
+                visitor=visitor,
             )
 
     def _later(self, work: Coroutine[Any, Any, None], answer: Answer) -> None:

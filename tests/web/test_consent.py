@@ -129,6 +129,9 @@ async def test_confirming(server: PublicServer, connection: Connection) -> None:
     actors = await connection.fetch("SELECT actor FROM mailerd.audit WHERE action = 'subscription subscribed'")
     assert actors == [("recipient",)], "once"
     assert b"no longer valid" not in (await post(server, CONFIRM, "confirm")).body
+    await post(server, OF_STREAM, "unsubscribe")
+    assert b"no longer valid" in (await post(server, CONFIRM, "confirm")).body, "he has left all of it since"
+    await post(server, OF_STREAM, "resubscribe")
     await connection.execute("SELECT mailerd.unsubscribe($1, 'news')", ANN)
     assert b"no longer valid" in (await post(server, CONFIRM, "confirm")).body, "an old link brings nobody back"
 
