@@ -222,12 +222,12 @@ def _trouble(kind: str, error: Exception) -> Trouble:
     """What went wrong while something of this kind was done, in words without secrets: the server's, mostly."""
     if isinstance(error, TimeoutError):
         return Trouble("timeout", "no answer in time")
-    if isinstance(error, ssl.SSLError):
+    if kind == "connect" and isinstance(error, ssl.SSLError):
         return Trouble("tls", f"TLS: {error.reason or error}")
-    if isinstance(error, OSError):
-        return Trouble("connect" if kind == "connect" else "lost", error.strerror or type(error).__name__)
-    lost = isinstance(error.__context__ if isinstance(error, LoginError) else error, IMAPClientAbortError)
-    if lost and not isinstance(error, IMAPClientReadOnlyError):
+    if kind == "connect" and isinstance(error, OSError):
+        return Trouble("connect", error.strerror or type(error).__name__)
+    cause = error.__context__ if isinstance(error, LoginError) else error
+    if isinstance(cause, OSError | IMAPClientAbortError) and not isinstance(cause, IMAPClientReadOnlyError):
         return Trouble("lost", "the connection was lost")
     if isinstance(error, IMAPClientError):
         words = str(error.args[0] if error.args else error)
