@@ -21,7 +21,7 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined, Template, nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.loaders import BaseLoader
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup, escape
 
@@ -268,13 +268,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(__obj) is Macro or type(__obj) is LoopContext:  # they hand on what they are given
+            return super().call(__context, __obj, *args, **kwargs)
         for arg in args:
             if type(arg) is not str or len(arg) > LARGE:
                 weighed(arg)
-        if kwargs:
-            for name, arg in kwargs.items():
-                if name != "_loop_vars" and name != "_block_vars":  # Jinja's own
-                    weighed(arg)
+        for name, arg in kwargs.items():
+            if name != "_loop_vars" and name != "_block_vars":  # Jinja's own
+                weighed(arg)
         owner = getattr(__obj, "__self__", None)
         if owner is None:
             return super().call(__context, __obj, *args, **kwargs)
