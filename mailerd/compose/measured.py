@@ -22,19 +22,24 @@ from markupsafe import soft_str
 
 from .ration import LARGE, TooMuch, elements, made, ticking, weigh, weighed
 
-__all__ = ["FILTERS_MEASURED", "SQUARE_LIMIT", "TESTS_MEASURED", "percent"]
+__all__ = ["FILTERS_MEASURED", "SQUARE_LIMIT", "TESTS_MEASURED", "WORD_LIMIT", "percent"]
 
 SQUARE_LIMIT: Final = 65_536  # characters, where work grows with the square of them
 SORT_LIMIT: Final = 20_000  # elements, where each costs some microseconds
 SLOW_LIMIT: Final = 1_048_576  # characters, where each costs some of a microsecond
 DIGITS_LIMIT: Final = 4300  # as Python's own, for a number in base ten
 INDENT_LIMIT: Final = 16
+WORD_LIMIT: Final = 1000  # characters of a name, or of what is looked for
 ENDLESS: Final = 1 << 50  # characters that nobody may make
 
 _wide = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))").search
 
 # They look at none, or at one, of what they are given.
 _CHEAP: Final = frozenset(("abs", "attr", "count", "d", "default", "first", "last", "length", "random", "safe"))
+# Their other arguments are names or single words.
+_WORDS: Final = frozenset(
+    ["groupby", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "trim", "unique"]
+)
 # They hand on what is in a list, and do not look into it.
 _SHALLOW: Final = frozenset(
     ("batch", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice")
@@ -99,7 +104,7 @@ def _measured(name: str) -> Callable[..., Any]:
     most, longest = _LISTS.get(name), _TEXTS.get(name)
 
     least = LARGE if longest is None else min(LARGE, longest)
-    shallow = name in _SHALLOW
+    shallow, words = name in _SHALLOW, name in _WORDS
 
     def weigh_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for value in (*args, *kwargs.values()):
@@ -109,6 +114,8 @@ def _measured(name: str) -> Callable[..., Any]:
             if longest is not None and isinstance(value, str | bytes) and len(value) > longest:
                 raise TooMuch(f"{name} of {len(value)} characters, at most {longest} are allowed")
             weighed(value)
+        if words and any(isinstance(v, str) and len(v) > WORD_LIMIT for v in (*args[1:], *kwargs.values())):
+            raise TooMuch(f"{name} with a name or word of more than {WORD_LIMIT} characters")
         if most is not None and args and hasattr(args[0], "__len__") and len(args[0]) > most:
             raise TooMuch(f"{name} of {len(args[0])} elements, at most {most} are allowed")
 
@@ -148,6 +155,7 @@ def _checked(result: Any) -> Any:
 def _join(eval_ctx: Any, value: Any, d: Any = "", attribute: str | int | None = None) -> Any:
     items = _few(value)
     if attribute is not None:
+        _short(attribute)
         items = list(map(make_attrgetter(eval_ctx.environment, attribute), items))
     made(weigh(items) + len(items) * (len(d) if isinstance(d, str) else weigh(d)))
     return FILTERS["join"](eval_ctx, items, d)
@@ -158,7 +166,13 @@ def _sum(eval_ctx: Any, iterable: Any, attribute: str | int | None = None, start
     """Of numbers alone: lists are copied for each one that is added."""
     if not isinstance(start, int | float):
         raise TooMuch("sum is for numbers")
+    _short(attribute)
     return FILTERS["sum"](eval_ctx, _few(iterable), attribute, start)
+
+
+def _short(attribute: Any) -> None:
+    if isinstance(attribute, str) and len(attribute) > WORD_LIMIT:
+        raise TooMuch(f"the name of an attribute of more than {WORD_LIMIT} characters")
 
 
 def _few(value: Any) -> list[Any]:

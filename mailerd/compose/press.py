@@ -141,8 +141,7 @@ def press(root: Path, name: str, streams: Mapping[str, Stream] | None = None, al
         problems += judge(f"{name}/{tag}" if tag else name, editions[tag], why)
         problems += _undefined(name, editions[tag], schema, terms.one_click)
     version = Version(name, 0, editions, schema)
-    if not any(not problem.warning for problem in problems):
-        problems += _tried(version, meta, terms.one_click)
+    problems += _tried(version, meta, terms.one_click, any(not problem.warning for problem in problems))
     return Pressed(version, meta, files, list(dict.fromkeys(problems)))
 
 
@@ -255,14 +254,16 @@ def _parse(file: str, text: str) -> None:
 _environment = Sandbox(None, 1 << 20, html=True)
 
 
-def _tried(version: Version, meta: Meta, one_click: bool) -> list[Problem]:
-    """What is wrong with what its sample makes of it."""
+def _tried(version: Version, meta: Meta, one_click: bool, faulty: bool) -> list[Problem]:
+    """What is wrong with what its sample makes of it. `faulty`: what keeps it from being rendered has been said."""
     problems: list[Problem] = []
     for tag, edition in version.editions.items():
         where = f"{version.name}/{tag}" if tag else version.name
         try:
             content = rendered(version, tag, meta.sample, one_click)
         except Failure as failure:
+            if faulty:
+                continue
             if meta.sample:
                 return [*problems, Problem(f"{version.name}/meta.toml: sample: {failure.reason}")]
             text = f"{where}: no [sample] in meta.toml: nothing was rendered, sizes are those of the source"

@@ -21,11 +21,11 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined, Template, nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.loaders import BaseLoader
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup, escape
 
-from .measured import FILTERS_MEASURED, SQUARE_LIMIT, TESTS_MEASURED, percent
+from .measured import FILTERS_MEASURED, SQUARE_LIMIT, TESTS_MEASURED, WORD_LIMIT, percent
 from .ration import LARGE, VALUE_LIMIT, TooMuch, elements, made, spend, start_meter, weigh, weighed
 
 try:
@@ -294,13 +294,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(__obj) is Macro or type(__obj) is LoopContext:  # they hand on what they are given
+            return super().call(__context, __obj, *args, **kwargs)
         for arg in args:
             if type(arg) is not str or len(arg) > LARGE:
                 weighed(arg)
-        if kwargs:
-            for name, arg in kwargs.items():
-                if name != "_loop_vars" and name != "_block_vars":  # Jinja's own
-                    weighed(arg)
+        for name, arg in kwargs.items():
+            if name != "_loop_vars" and name != "_block_vars":  # Jinja's own
+                weighed(arg)
         owner = getattr(__obj, "__self__", None)
         if owner is None:
             return super().call(__context, __obj, *args, **kwargs)
@@ -344,6 +345,8 @@ def _percent(form: str | bytes, values: Iterable[Any]) -> int:
     return len(text) + percent(text, list(values))
 
 
+# From the end, and for one of many characters, Python looks in the simple way: its work is the product of both lengths.
+_NAIVE: Final = frozenset(("rfind", "rindex", "rpartition", "rsplit", "strip", "lstrip", "rstrip"))
 _LOOKS: Final = ("get", "items", "keys", "values", "copy")  # their work does not grow with what is inside
 _NUMBERS: Final = (int, float)
 
@@ -368,6 +371,8 @@ def _check_method(owner: str | bytes, name: str, args: tuple[Any, ...], kwargs: 
             raise TooMuch(f"{name} knows {', '.join(_CODECS)} only")
     elif name in ("split", "rsplit", "splitlines", "unescape") and len(owner) > SPLIT_LIMIT:
         raise TooMuch(f"{name} of {len(owner)} characters, at most {SPLIT_LIMIT} are allowed")
+    elif name in _NAIVE and any(len(a) > WORD_LIMIT for a in (*args, *kwargs.values()) if isinstance(a, str | bytes)):
+        raise TooMuch(f"{name} with more than {WORD_LIMIT} characters to look for")
     elif name == "striptags" and len(owner) > SQUARE_LIMIT:
         raise TooMuch(f"{name} of {len(owner)} characters, at most {SQUARE_LIMIT} are allowed")
     return args

@@ -65,8 +65,16 @@ ATTACKS = [
     BIG + "{{ x|list }}", BIG + "{{ x|title }}", BIG + "{{ x|urlencode }}", BIG + "{{ x|wordcount }}", BIG + "{{ x.split('x') }}", BIG + "{{ x|striptags }}",
     BIG + "{{ (x|safe).striptags() }}", BIG + "{{ (x|safe).unescape() }}", BIG + "{{ (x|replace('x', '<')|safe).escape('<' * 8000000) }}", BIG + "{{ x.split() }}",
     "{{ ('é' * 600000).encode('punycode') }}", "{{ ('x' * 8000000).encode('idna') }}", "{{ 'x'.encode('zip') }}", "{{ ('1' * 8000000)|int }}",
-    "{{ ('f' * 8000000)|int(0, 16) }}", "{{ ('ΐ' * 8000000).upper() }}", "{{ ('ΐ' * 8000000)|upper }}", "{{ ('<' * 8000000)|e|forceescape|forceescape }}",
+    "{{ ('f' * 8000000)|int(0, 16) }}", "{{ ('ΐ' * 3000000).upper() }}", "{{ ('ΐ' * 3000000)|upper }}", "{{ ('<' * 8000000)|e|forceescape|forceescape }}",
     "{{ 'x'.translate({}) }}",
+    # Work that is the product of two lengths.
+    BIG + "{{ x|trim('y' * 1000000 ~ 'x') }}", BIG + "{{ x.strip('y' * 1000000 ~ 'x') }}", BIG + "{{ x.rfind('y' ~ 'x' * 4000000) }}",
+    BIG + "{{ x[:1000000].rsplit('y' ~ 'x' * 100000) }}", BIG + "{{ x.rindex('y' ~ 'x' * 4000000) }}",
+    BIG + "{{ x.rpartition('y' ~ 'x' * 4000000) }}", BIG + "{{ x.encode().rfind(('y' ~ 'x' * 400000).encode()) }}",
+    *("{{ [{}]|" + use + " }}" for use in (
+        "map(attribute='a.' * 4000000)|list", "sort(attribute='a.' * 4000000)", "groupby('a.' * 4000000)", "join(attribute='a.' * 4000000)",
+        "sum(attribute='a.' * 4000000)", "selectattr('a.' * 4000000)|list", "min(attribute='a.' * 4000000)",
+    )),
     # A little each time, and none of it given back.
     "{% set ns = namespace(l=[]) %}{% for i in range(1000) %}{% set ns.l = ns.l + ['x' * 8000000] %}{% endfor %}{{ ns.l|length }}",
     "".join(f"{{% set a{i} = 'x' * 8000000 %}}" for i in range(200)),
