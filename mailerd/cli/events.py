@@ -85,13 +85,17 @@ def tail(ctx: click.Context, follow: bool, lines: int, filters: Sequence[tuple[s
 
     async def work(session: Session) -> None:
         name = f"tail:{secrets.token_hex(8)}"
-        if follow:  # before the last lines are read, so that nothing falls in between
+        stop = asyncio.Event()
+        if follow:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            # Before the last lines are read, so that nothing falls in between.
             await notices.subscribe(session, name, types, streams, _ALIVE)
         try:
             shown = await _last(session, lines, types, streams) if lines else []
             _show(shown, as_json)
             if follow:
-                await _follow(session, name, types, streams, {event.id for event in shown}, as_json)
+                await _follow(session, name, types, streams, {event.id for event in shown}, as_json, stop)
         finally:
             if follow:
                 with contextlib.suppress(Unavailable):
@@ -111,12 +115,14 @@ async def _last(session: Session, lines: int, types: Sequence[str], streams: Seq
 
 
 async def _follow(
-    session: Session, name: str, types: Sequence[str], streams: Sequence[str], seen: set[int], as_json: bool
+    session: Session,
+    name: str,
+    types: Sequence[str],
+    streams: Sequence[str],
+    seen: set[int],
+    as_json: bool,
+    stop: asyncio.Event,
 ) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     renewed, troubled = time.monotonic(), False
 
     async def tell(found: list[Event]) -> None:

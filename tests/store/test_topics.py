@@ -18,10 +18,10 @@ from mailerd.feedback import Feedback
 from mailerd.message import Failure
 from mailerd.store import gates, suppression
 from mailerd.store.database import Session
+from mailerd.store.erased import pseudonym
 from mailerd.store.feedback import apply
 from mailerd.store.gates import Look, unwanted
 from mailerd.store.instances import publish_topics
-from mailerd.store.privacy import pseudonym
 from mailerd.store.suppression import Suppression
 from tests.store.rows import STREAM, fill
 from tests.store.test_plans import explain, reads, scans
@@ -41,7 +41,9 @@ async def topics(session: Session) -> None:
 
 async def gate(session: Session, address: str, topic: str, key: bytes | None = None) -> str | None:
     confirmed = next(t.double_opt_in for t in TOPICS if t.name == topic)
-    return (await unwanted(session, STREAM, [Look(address, topic, confirmed)], key)).get((address, topic))
+    return (await unwanted(session, STREAM, [Look(address, topic, confirmed)], [key] if key else ())).get(
+        (address, topic)
+    )
 
 
 async def test_topics_are_published(session: Session, connection: Connection) -> None:
