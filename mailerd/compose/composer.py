@@ -188,7 +188,7 @@ class Composer:
 
         parts: Sequence[mime.Part] = ()
         if job.attachments is not None and job.attachments != "[]":
-            parts = mime.attachments(job.attachments, unique)
+            parts = mime.attachments(job.attachments, unique, job.fetched)
         text = content.text
         if text is None and content.html is not None:
             text = html_to_text(content.html)

@@ -3,6 +3,7 @@
     text                     text/plain
     text + html              multipart/alternative
     … + inline parts         the html becomes multipart/related (RFC 2387)
+    … + a calendar           the last part of multipart/alternative (`compose.calendar`)
     … + attachments          all of it inside multipart/mixed
 
 Texts travel as 7bit where they are ASCII in short lines, else quoted-printable or base64, whichever is shorter;
@@ -18,15 +19,17 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from mimetypes import MimeTypes
 from urllib.parse import quote
 
 import msgspec
 
+from mailerd.compose import calendar
 from mailerd.message import Failure
 
-__all__ = ["Attachment", "Part", "attachments", "entity", "lines_fit"]
+__all__ = ["Attachment", "Part", "Reference", "attachments", "entity", "lines_fit", "references"]
 
 LINE_LIMIT = 998  # RFC 5322 §2.1.1
 PLAIN_WIDTH = 78  # the SHOULD of RFC 5322 §2.1.1: programs show the lines of a plain text as they are
@@ -40,15 +43,21 @@ _lines = re.compile(rb".{1,76}", re.DOTALL).findall
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 2045 §5.1 token
 _media_type = re.compile(rf'({_WORD})/{_WORD}(?: *; *{_WORD}=(?:{_WORD}|"[ !#-\[\]-~]*"))*').fullmatch
 _content_id = re.compile(r"[!-;=?-~]+").fullmatch
+_sha256 = re.compile("[0-9A-Fa-f]{64}").fullmatch
 _control = re.compile("[\x00-\x1f\x7f]").search
 _special = re.compile(r'(["\\])').sub
 _TYPES = MimeTypes(filenames=())  # the built-in table alone: the same answer on every host
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One element of a row's `attachments`, as its JSON has it. `content` is base64, line breaks allowed."""
+    """One element of a row's `attachments`, as its JSON has it: exactly one of `content` (base64, line breaks allowed),
+    `path` and `url`. `sha256`, in hex, is what the octets must hash to. `disposition` is `attachment`, `inline`, or
+    `alternative` for a calendar beside the texts."""
 
-    content: str
+    content: str | None = None
+    path: str | None = None
+    url: str | None = None
+    sha256: str | None = None
     filename: str | None = None
     content_type: str | None = None
     disposition: str | None = None
@@ -60,6 +69,18 @@ class Part(msgspec.Struct, frozen=True):
 
     octets: bytes
     inline: bool
+    alternative: bool = False
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """An attachment that is to be fetched: its index, how messages name it, where it is, what it must be."""
+
+    index: int
+    where: str
+    path: str | None
+    url: str | None
+    sha256: str
+    type: str
 
 
 _decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -137,7 +158,8 @@ def entity(unique: str, text: str | None, html: str | None, parts: Sequence[Part
     text/plain. Inline parts without HTML to show them go with the attachments.
     """
     inline = [part.octets for part in parts if part.inline] if parts and html is not None else []
-    attached = [part.octets for part in parts if not part.inline or html is None]
+    attached = [part.octets for part in parts if not part.alternative and (not part.inline or html is None)]
+    others = [part.octets for part in parts if part.alternative]
     body: bytes | None = None
     if html is not None:
         body = _text("html", html, HTML_WIDTH)
@@ -145,7 +167,12 @@ def entity(unique: str, text: str | None, html: str | None, parts: Sequence[Part
             body = _multipart("related", f"=_{unique}_r", [body, *inline], ' type="text/html";')
     if text is not None or (body is None and not attached):
         plain = _text("plain", text or "", PLAIN_WIDTH)
-        body = plain if body is None else _multipart("alternative", f"=_{unique}_a", (plain, body))
+        if body is not None or others:
+            # RFC 2046 §5.1.4: the richest last, and what a program does not know it skips.
+            plain = _multipart("alternative", f"=_{unique}_a", [plain, *([] if body is None else [body]), *others])
+        body = plain
+    elif others:
+        body = _multipart("alternative", f"=_{unique}_a", [*([] if body is None else [body]), *others])
     if attached:
         whole = attached if body is None else [body, *attached]
         body = _multipart("mixed", f"=_{unique}_m", whole)
@@ -153,28 +180,65 @@ def entity(unique: str, text: str | None, html: str | None, parts: Sequence[Part
     return body if body.endswith(b"\r\n") else body + b"\r\n"
 
 
-def attachments(source: str, unique: str) -> list[Part]:
-    """The parts that a row's `attachments` JSON describes: an array of objects with the fields of `Attachment`.
+def attachments(source: str, unique: str, fetched: Mapping[int, bytes] | None = None) -> list[Part]:
+    """The parts that a row's `attachments` JSON describes: an array of objects with the fields of `Attachment`. `fetched`
+    are the octets of those that are references, by index.
 
     Raises `Failure` (category `attachment`) naming the index, from 0, and the file name of the one that is wrong.
     """
+    fetched = fetched or {}
+    parts = [_attachment(i, item, unique, fetched) for i, item in enumerate(_items(source))]
+    if sum(part.alternative for part in parts) > 1:
+        raise Failure("attachments: more than one with the disposition alternative", "attachment")
+    return parts
+
+
+def references(source: str | None) -> list[Reference]:
+    """Those of a row's `attachments` that are to be fetched. Raises `Failure` as `attachments` does."""
+    if source is None or not ('"url"' in source or '"path"' in source):  # nearly every message
+        return []
+    found = []
+    for index, item in enumerate(_items(source)):
+        it, where = _read(index, item)
+        if it.content is None:
+            found.append(Reference(index, where, it.path, it.url, (it.sha256 or "").lower(), _type_of(it, where)))
+    return found
+
+
+def _items(source: str) -> list[msgspec.Raw]:
     try:
-        items = _decode(source)
+        return _decode(source)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
         raise Failure(f"attachments: not a JSON array of objects ({e})", "attachment") from None
-    return [_attachment(i, item, unique) for i, item in enumerate(items)]
 
 
-def _attachment(index: int, item: msgspec.Raw, unique: str) -> Part:
+def _read(index: int, item: msgspec.Raw) -> tuple[Attachment, str]:
+    """One element, and how messages name it."""
     try:
         it = _decode_one(item)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
         raise Failure(f"attachments[{index}]{_name_of(item)}: {e}", "attachment") from None
     where = f"attachments[{index}]" + (f" ({it.filename[:80]!a})" if it.filename else "")
+    if (it.content is not None) + (it.path is not None) + (it.url is not None) != 1:
+        raise Failure(f"{where}: must have exactly one of content, path and url", "attachment")
+    if it.sha256 is not None and not _sha256(it.sha256):
+        raise Failure(f"{where}: sha256 must be 64 hexadecimal digits", "attachment")
+    return it, where
+
+
+def _attachment(index: int, item: msgspec.Raw, unique: str, fetched: Mapping[int, bytes]) -> Part:
+    it, where = _read(index, item)
+    if it.disposition == "alternative":
+        kind = _type_of(it, where)
+        if kind.partition(";")[0].strip().lower() != calendar.TYPE:
+            raise Failure(f"{where}: only text/calendar can be an alternative, not {kind[:80]!a}", "attachment")
+        return Part(calendar.calendar(_octets(it, where, fetched.get(index))[0], kind, where), False, True)
     lines = [f"Content-Type: {_type_of(it, where)}"]
     disposition = it.disposition or ("inline" if it.cid else "attachment")
     if disposition not in ("attachment", "inline"):
-        raise Failure(f"{where}: disposition is neither attachment nor inline: {disposition[:80]!a}", "attachment")
+        raise Failure(
+            f"{where}: disposition is none of attachment, inline and alternative: {disposition[:80]!a}", "attachment"
+        )
     if it.filename:
         disposition += _filename(it.filename, where)
     lines.append(f"Content-Disposition: {disposition}")
@@ -183,19 +247,31 @@ def _attachment(index: int, item: msgspec.Raw, unique: str) -> Part:
         if not _content_id(cid) or len(cid) > 255:
             raise Failure(f"{where}: not a content id: {it.cid[:80]!a}", "attachment")
         lines.append(f"Content-ID: <{cid}>")
-    packed = "".join(it.content.split())  # encoders break lines, Postgres's encode() among them
-    try:
-        data = binascii.a2b_base64(packed, strict_mode=True)
-    except ValueError as e:  # binascii.Error, and ValueError for what is not ASCII
-        raise Failure(f"{where}: content is not base64 ({e})", "attachment") from None
+    data, packed = _octets(it, where, fetched.get(index))
     if lines[0].startswith("Content-Type: message/"):
         # RFC 2046 §5.2.1: a message may be sent as 7bit alone, not as base64.
         lines.append("Content-Transfer-Encoding: 7bit")
         body = _message(data, unique, where)
     else:
         lines.append("Content-Transfer-Encoding: base64")
-        body = b"\r\n".join(_lines(packed.encode("ascii")))  # as it came: it is known to be valid
+        body = b"\r\n".join(_lines(packed or binascii.b2a_base64(data, newline=False)))
     return Part(("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + body, disposition.startswith("inline"))
+
+
+def _octets(it: Attachment, where: str, fetched: bytes | None) -> tuple[bytes, bytes]:
+    """An attachment's octets, and their base64 where the row has it: it is known to be valid, and goes as it came."""
+    if it.content is None:
+        if fetched is None:
+            raise Failure(f"{where}: was not fetched", "attachment")
+        return fetched, b""
+    packed = "".join(it.content.split())  # encoders break lines, Postgres's encode() among them
+    try:
+        data = binascii.a2b_base64(packed, strict_mode=True)
+    except ValueError as e:  # binascii.Error, and ValueError for what is not ASCII
+        raise Failure(f"{where}: content is not base64 ({e})", "attachment") from None
+    if it.sha256 is not None and sha256(data).hexdigest() != it.sha256.lower():
+        raise Failure(f"{where}: content does not have the sha256 it should", "attachment")
+    return data, packed.encode("ascii")
 
 
 def _name_of(item: msgspec.Raw) -> str:
@@ -208,7 +284,8 @@ def _name_of(item: msgspec.Raw) -> str:
 
 def _type_of(it: Attachment, where: str) -> str:
     if it.content_type is None:
-        guess, encoding = _TYPES.guess_type(it.filename or "", strict=False)
+        name = it.filename or it.path or (it.url or "").partition("?")[0]
+        guess, encoding = _TYPES.guess_type(name.rpartition("/")[2], strict=False)
         return guess if guess and not encoding else "application/octet-stream"
     match = _media_type(it.content_type)
     if not match or len(it.content_type) > 255:

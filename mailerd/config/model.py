@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mailerd.config.attachments import Attachments
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
@@ -361,6 +362,7 @@ class Config(Section, frozen=True, kw_only=True):
     log: Log = Log()
     templates: Templates = Templates()
     limits: Limits = Limits()
+    attachments: Attachments = Attachments()
     feedback: Feedback = Feedback()
     groups: GroupsSection = GroupsSection()
     stream: tuple[Stream, ...] = ()

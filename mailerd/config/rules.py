@@ -12,7 +12,8 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from mailerd.config import kinds, values
+from mailerd.config import attachments, kinds, values
+from mailerd.config.attachments import Attachments
 from mailerd.config.decode import Tree, table_name
 from mailerd.config.lines import Path
 from mailerd.config.model import (
@@ -50,6 +51,11 @@ def check(tree: Tree, *, require_provider: bool) -> None:
         _public(tree, path, public)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
+    for path, files in tree.tables(Attachments):
+        for text in files.directories:
+            _text(tree, (*path, "directories"), text, attachments.folder)
+        for text in files.origins:
+            _text(tree, (*path, "origins"), text, attachments.origin)
     for path, feedback in tree.tables(Feedback):
         _text(tree, (*path, "rules"), feedback.rules, _readable)
     for path, groups in tree.tables(GroupsSection):

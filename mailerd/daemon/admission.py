@@ -1,5 +1,5 @@
 """From leased to ready to send: payloads that the lease left out are fetched, recipients that are suppressed or were written
-to too often are noted, large messages composed in a thread, and signed ones in several (`daemon.signing`); then the
+to too often are noted, attachments that are references fetched (`daemon.attaching`), large messages composed in a thread, and signed ones in several (`daemon.signing`); then the
 backlog has the job.
 
 Leased jobs come by `admit` and `later`; every await in here may see their lease go to another instance (`Backlog.lost`),
@@ -20,11 +20,14 @@ from concurrent.futures import Executor
 import asyncpg
 
 from mailerd.compose.composer import Composer
+from mailerd.compose.mime import references
 from mailerd.config import values
 from mailerd.config.model import Stream
+from mailerd.daemon.attaching import Attaching
 from mailerd.daemon.backlog import LARGE, Backlog, compose, refund
+from mailerd.daemon.fetch import Files
 from mailerd.daemon.signing import Signing
-from mailerd.message import Job, Outcome, OutcomeKind, Phase, Recipient
+from mailerd.message import Failure, Job, Outcome, OutcomeKind, Phase, Recipient
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.gates import capped, suppressed
 from mailerd.store.lease import fetch_payloads
@@ -51,6 +54,8 @@ class Admission:
         memory: int,
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
+        files: Files | None = None,
+        message_size: int = 26_214_400,
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
@@ -63,6 +68,9 @@ class Admission:
         self._heavy: deque[Job] = deque()  # leased without their payload
         self._unchecked: list[Job] = []  # with it, but the suppression list could not be read
         self._signing = Signing(backlog, composer, threads, on_admitted) if threads is not None else None
+        self._attaching = (
+            Attaching(backlog, files, message_size, self._room, self._large, self._hand_over) if files else None
+        )
         self._more = asyncio.Event()
 
     @property
@@ -72,8 +80,12 @@ class Admission:
 
     @property
     def octets(self) -> int:
-        """Of the payload of those that are being signed."""
-        return self._signing.octets if self._signing else 0
+        """Of the payload of those that are being signed, or wait for attachments."""
+        signing = self._signing.octets if self._signing else 0
+        return signing + (self._attaching.octets if self._attaching else 0)
+
+    def _room(self) -> bool:
+        return self._backlog.octets + (self._signing.octets if self._signing else 0) < self._memory
 
     def later(self, jobs: Iterable[Job]) -> None:
         """These were leased without their payload: it will be fetched."""
@@ -85,6 +97,7 @@ class Admission:
     def empty(self) -> list[Job]:
         """Takes out everything, for giving it back. What is being looked up just now is found to be gone then."""
         jobs = [*self._heavy, *self._unchecked, *(self._signing.empty() if self._signing else ())]
+        jobs += self._attaching.empty() if self._attaching else ()
         self._heavy.clear()
         self._unchecked.clear()
         ours = [job for job in jobs if self._backlog.held.pop(job.id, None) is not None]
@@ -124,13 +137,11 @@ class Admission:
         if waits:
             for job, pairs in wanted:
                 _note(job, [(bit, a, self._excess(waits[job.id, a])) for bit, a in pairs if (job.id, a) in waits])
-        signing = self._signing
-        signed = {job.id for job in jobs if job.rcpt and self._composer.signs(job)} if signing else set()
+        if self._attaching and any(job.attachments for job in jobs):
+            jobs = self._attach(self._ours(jobs))
         try:
             for job in jobs:
-                if job.size > LARGE and job.rcpt and job.id not in signed:
-                    # A 20 MB message takes 0.3 s to compose: not on the loop that all streams share.
-                    self._backlog.prepared[job.id] = await asyncio.to_thread(compose, self._composer, job)
+                await self._large(job)
         except asyncio.CancelledError:
             self._unchecked.extend(jobs)  # for `empty` to give them back
             raise
@@ -138,10 +149,38 @@ class Admission:
         if len(ours) < len(jobs):
             for id_ in {job.id for job in jobs} - {job.id for job in ours}:
                 self._backlog.prepared.pop(id_, None)
-        if signing and signed:
-            signing.put([job for job in ours if job.id in signed])
-            ours = [job for job in ours if job.id not in signed]
-        self._backlog.add(ours)
+        self._hand_over(*ours)
+
+    def _attach(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that need nothing fetched; the others are looked after."""
+        assert self._attaching is not None
+        ready: list[Job] = []
+        for job in jobs:
+            try:
+                wanted = references(job.attachments) if job.rcpt and job.fetched is None and job.raw is None else []
+            except Failure:
+                wanted = []  # composing says the same
+            if wanted:
+                self._attaching.put(job, wanted)
+            else:
+                ready.append(job)
+        return ready
+
+    def _signs(self, job: Job) -> bool:
+        return self._signing is not None and bool(job.rcpt) and self._composer.signs(job)
+
+    async def _large(self, job: Job) -> None:
+        if job.size > LARGE and job.rcpt and not self._signs(job):
+            # A 20 MB message takes 0.3 s to compose: not on the loop that all streams share.
+            composed = await asyncio.to_thread(compose, self._composer, job)
+            if self._ours((job,)):
+                self._backlog.prepared[job.id] = composed
+
+    def _hand_over(self, *jobs: Job) -> None:
+        signed = {job.id for job in jobs if self._signs(job)}
+        if self._signing and signed:
+            self._signing.put([job for job in jobs if job.id in signed])
+        self._backlog.add([job for job in jobs if job.id not in signed])
         self._on_admitted()
 
     async def _too_often(

@@ -132,6 +132,11 @@ class Backlog:
         self.held[job.id] = job
         self._stop(job, reason, category)
 
+    def put_off(self, job: Job, reason: str, category: str, *, charged: bool) -> None:
+        """A held job that cannot be sent now; `charged`: it costs an attempt."""
+        self.held[job.id] = job
+        self._end(job, (), OutcomeKind.DEFERRED if charged else OutcomeKind.UNSENT, Phase.GATE, reason, category)
+
     def doubt(self, job: Job) -> None:
         """A dead instance may have sent it (its intent is committed): it goes to `in_doubt`, and nothing is sent."""
         self.held[job.id] = job

@@ -22,6 +22,7 @@ from mailerd.config.model import Config
 from mailerd.config.resolved import Resolved
 from mailerd.daemon.feed import Feed
 from mailerd.daemon.feedback import Feedback
+from mailerd.daemon.fetch import Files
 from mailerd.daemon.mint import Mint
 from mailerd.daemon.mx import MxRoller
 from mailerd.daemon.pipeline import Pipeline
@@ -67,6 +68,7 @@ class Engine:
         self._budgets = budgets
         composer = Composer(config)
         self._threads = ThreadPoolExecutor(THREADS, "sign") if composer.signing else None
+        self._files = Files(config.attachments)
         self.pipelines: dict[str, Pipeline] = {}
         self._pools: list[Pool] = []
         for provider in config.provider:
@@ -96,6 +98,7 @@ class Engine:
                 metrics=metrics,
                 health=health,
                 threads=self._threads,
+                files=self._files,
                 on_lane=self._roller.ask if self._roller else None,
             )
             self.pipelines[stream.name] = pipeline
@@ -263,6 +266,7 @@ class Engine:
                 await self._warmer.close()
             for pipeline in self.pipelines.values():
                 await pipeline.close()
+            await self._files.close()
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -33,6 +33,7 @@ from mailerd.daemon.admission import Admission
 from mailerd.daemon.backlog import Backlog
 from mailerd.daemon.feed import Feed
 from mailerd.daemon.feedback import Feedback
+from mailerd.daemon.fetch import Files
 from mailerd.daemon.pools import Pool
 from mailerd.daemon.route import PACE, Route
 from mailerd.daemon.terms import Terms
@@ -78,6 +79,7 @@ class Pipeline:
         metrics: Metrics,
         health: Health,
         threads: Executor | None = None,
+        files: Files | None = None,
         on_lane: Callable[[str], None] | None = None,
     ) -> None:
         self.stream = stream
@@ -106,7 +108,15 @@ class Pipeline:
             on_returned=lambda: self.route.wake_at(time.monotonic()),
         )
         self._admission = Admission(
-            stream, self.backlog, composer, self._payloads, int(config.limits.memory), self._admitted, threads
+            stream,
+            self.backlog,
+            composer,
+            self._payloads,
+            int(config.limits.memory),
+            self._admitted,
+            threads,
+            files,
+            int(config.limits.message_size),
         )
         self._wake = asyncio.Event()
         self._paused = Paused()
@@ -126,8 +136,6 @@ class Pipeline:
         """A provider's connections for this stream; `group` is the position of its pool in the stream's list, or
         (`spare`) of the one whose warm-up overflows to it."""
         self.route.attach(group, pool, feed, self._has_work, spare=spare)
-
-    # What others tell it.
 
     def hint(self, lanes: Iterable[Lane], *, swept: bool = False) -> None:
         """These lanes have messages."""
