@@ -199,6 +199,7 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     started: float = 0.0  # monotonic; when a connection took it
     avoid: str = ""  # the provider that gave it back unsent within this lease
     pool: str = ""  # through which it is being sent
+    variant: str = ""  # the stored template that it was made from, as its events say it: `welcome@3 b`
     hang_up: bool = False  # what it was answered asks us to end the connection (`flow.rules`, drop)
 
 

@@ -37,6 +37,7 @@ _Named = dict[str, str]
 
 
 def _id(text: str | None) -> int:
+    text = text.partition("-")[0] if text else None  # behind it, the recipient's bit
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else -1
 
 
@@ -102,7 +103,7 @@ def _sendgrid_answer(_path: str, taken: Sequence[Taken]) -> Answer:
     return 202, {"X-Message-Id": f"sink-{taken[0].id}"}, None
 
 
-_mailgun_id = re.compile(rb'name="v:mailerd_id"\r\n\r\n(\d{1,18})\r\n').search
+_mailgun_id = re.compile(rb'name="v:mailerd_id"\r\n\r\n(\d{1,18})(?:-\d+)?\r\n').search
 
 
 def _mailgun_read(_path: str, body: bytes) -> list[Taken]:
@@ -162,6 +163,7 @@ class _Mailersend(msgspec.Struct):
     to: list[_Named]
     cc: list[_Named] = []
     bcc: list[_Named] = []
+    tags: list[str] = []
 
 
 def _mailersend_answer(_path: str, taken: Sequence[Taken]) -> Answer:
@@ -216,7 +218,8 @@ def _mailjet_read(_path: str, body: bytes) -> list[Taken]:
 
 def _mailersend_read(_path: str, body: bytes) -> list[Taken]:
     one = _mailersend(body)
-    return [Taken(-1, len(one.to) + len(one.cc) + len(one.bcc))]
+    id_ = next((tag.partition("-")[2] for tag in one.tags if tag.startswith("mailerd_id-")), None)
+    return [Taken(_id(id_), len(one.to) + len(one.cc) + len(one.bcc))]
 
 
 APIS: Final = {

@@ -21,6 +21,7 @@ import stat
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +114,7 @@ class Postgres:
             raise PostgresMissing("Postgres does not run as root, and there is no user `nobody` to run it as")
         if not _reachable(self.bin):  # a virtualenv below /root, say
             copy = Path(tempfile.mkdtemp(prefix="mailerd-pg-bin-"))
+            weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)  # also at the end of the process
             copy.chmod(0o755)
             shutil.copytree(self.bin.parent, copy / "pg", symlinks=True)
             self.bin = copy / "pg" / self.bin.name

@@ -41,6 +41,9 @@ COMMANDS: dict[str, Entry] = {
     "migrate": Entry("mailerd.cli.migrate:migrate", "First steps", "Bring the database schema up to date."),
     "run": Entry("mailerd.cli.run:run", "Operation", "Run the daemon."),
     "status": Entry("mailerd.cli.status:status", "Operation", "Show queues, providers and instances."),
+    "top": Entry("mailerd.cli.top:top", "Operation", "Show what `status` shows, live."),
+    "events": Entry("mailerd.cli.events:events", "Operation", "Follow what happens to messages."),
+    "webhook": Entry("mailerd.cli.webhook:webhook", "Operation", "Watch, test and replay outgoing webhooks."),
     "pause": Entry(
         "mailerd.cli.control:pause", "Operation", "Stop sending for a stream, provider, domain or campaign."
     ),
@@ -48,6 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "warmup": Entry("mailerd.cli.warmup:warmup", "Operation", "Show warm-up schedules against what was sent."),
     "throttle": Entry("mailerd.cli.throttle:throttle", "Operation", "Show limits, and set other rates for a while."),
     "domains": Entry("mailerd.cli.domains:domains", "Operation", "List the domain groups, or name that of a domain."),
+    "template": Entry("mailerd.cli.template:template", "Messages", "Push, compare, roll out and preview templates."),
     "send": Entry("mailerd.cli.send:send", "Messages", "Enqueue one message by hand."),
     "explain": Entry("mailerd.cli.explain:explain", "Messages", "Tell the whole story of one message."),
     "cancel": Entry("mailerd.cli.cancel:cancel", "Messages", "Cancel unsent messages."),
@@ -55,6 +59,7 @@ COMMANDS: dict[str, Entry] = {
     "doubt": Entry("mailerd.cli.doubt:doubt", "Messages", "Decide about messages that may have been sent."),
     "suppress": Entry("mailerd.cli.suppress:suppress", "Messages", "Manage the addresses that get no mail."),
     "bounce": Entry("mailerd.cli.bounce:bounce", "Messages", "Read bounces, complaints and automatic replies."),
+    "inbound": Entry("mailerd.cli.inbound:inbound", "Messages", "Show mail that came back, and read it again."),
     "bench": Entry("mailerd.cli.bench:bench", "Measuring", "Load-test this machine, with its own schema and sink."),
     "sink": Entry("mailerd.cli.sink:sink", "Measuring", "Run the SMTP sink by itself, with faults and latency."),
 }

@@ -29,12 +29,13 @@ AT_ONCE = 10  # providers that are tried at the same time
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was tried. `subject`: `database`, `provider.NAME` or `identity.NAME.dkim.SELECTOR`; `detail`: what
-    it said, or what to do."""
+    """One thing that was tried. `subject`: `database`, `provider.NAME`, `identity.NAME.dkim.SELECTOR`, …; `detail`: what
+    it said, or what to do. `warning`: it serves as it is, and not well."""
 
     subject: str
     ok: bool
     detail: str
+    warning: bool = False
 
 
 @click.command()
@@ -45,8 +46,8 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
     """Report every configuration error at once.
 
     With --connect also: can the database be reached, and has it the right schema; does each provider accept a
-    connection, TLS and the password; is the DKIM record of each key published, and its own. Other DNS records of
-    identities (SPF, DMARC) are not looked at in this version.
+    connection, TLS and the password; is the DKIM record of each key published, and its own; have the domains of
+    identities SPF, DMARC and MX records, and our own addresses a reverse name (these are warnings).
 
     Exit status: 0 all is well, 78 the configuration has errors, 69 something it names cannot be used.
     """
@@ -61,7 +62,7 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong.lines(), Exit.CONFIG) from None
     wrong_rules, warnings = _rules(loaded.config)
-    warnings += _keys(loaded.config)
+    warnings += _keys(loaded.config) + _streams(loaded)
     if wrong_rules:
         if as_json:
             problem = {"path": wrong_rules.partition(":")[0], "line": None, "message": wrong_rules}
@@ -69,6 +70,8 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong_rules, Exit.CONFIG)
     findings = _try(loaded.config) if connect else []
+    warnings += [f"{finding.subject}: {finding.detail}" for finding in findings if finding.warning]
+    findings = [finding for finding in findings if not finding.warning]
     failed = [finding for finding in findings if not finding.ok]
     code = Exit.UNAVAILABLE if failed else Exit.OK
     if as_json:
@@ -133,6 +136,38 @@ def _keys(config: Config) -> list[str]:
     return warnings
 
 
+def _streams(loaded: Loaded) -> list[str]:
+    """Warnings about streams of the file that bulk mail could harm: what receivers think of the one holds for the other."""
+    from mailerd.config.resolved import Resolved
+
+    resolved = Resolved(loaded.config)
+    written = [s for s in resolved.config.stream if loaded.origins.get(f"stream.{s.name}.name", "default") != "default"]
+    taken = loaded.config.inbound.return_path_domain
+    warnings = [
+        f"identity.{i.name}.verp: bounces go to {path}, and [inbound] return_path_domain is {taken or 'not set'}: "
+        "nothing here will read them"
+        for i in loaded.config.identity
+        if i.verp
+        and (path := (i.return_path or i.sender).rpartition("@")[2].strip("> ").lower()) != (taken or "").lower()
+    ]
+    for bulk in (stream for stream in written if stream.marketing):
+        if not bulk.one_click:
+            words = "large receivers want `one_click = true` of bulk mail (RFC 8058); it needs [public]"
+            warnings.append(f"stream.{bulk.name}: {words}")
+        for other in (stream for stream in written if not (stream.marketing or stream.shared or bulk.shared)):
+            common = [f"pool `{name}`" for name in bulk.pools if name in other.pools]
+            ours, theirs = resolved.identity_of(bulk.name), resolved.identity_of(other.name)
+            if ours is not None and theirs is not None:
+                if ours.name == theirs.name:
+                    common.append(f"identity `{ours.name}`")
+                elif (ours.return_path or ours.sender) == (theirs.return_path or theirs.sender):
+                    common.append(f"return path `{ours.return_path or ours.sender}`")
+            if common:
+                words = f"shares {', '.join(common)} with stream {other.name}: complaints about the one hurt the other"
+                warnings.append(f"stream.{bulk.name}: {words} (`shared = true` if that is meant)")
+    return warnings
+
+
 def _file(loaded: Loaded) -> str | None:
     return str(loaded.path) if loaded.path else None
 
@@ -177,6 +212,10 @@ async def _connect(config: Config) -> list[Finding]:
         from mailerd.cli.published import findings
 
         found += await findings(config)
+    if config.identity:
+        from mailerd.cli import domainrecords
+
+        found += await domainrecords.findings(config)
     return found
 
 

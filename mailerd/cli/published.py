@@ -21,8 +21,9 @@ from mailerd.compose.dkimrecord import compare, name
 from mailerd.config.model import Config
 from mailerd.message import Failure
 
-__all__ = ["findings", "keys"]
+__all__ = ["NO_ANSWER", "findings", "keys", "look_up", "no_answer"]
 
+NO_ANSWER: Final = (dns.exception.DNSException, OSError, TimeoutError, ValueError)
 PORT: Final = 53
 TIMEOUT: Final = 5.0
 DATAGRAM: Final = 1232  # octets of an answer by UDP; what DNS flag day 2020 settled on
@@ -51,19 +52,25 @@ async def _finding(subject: str, key: Key | Failure, nameservers: Sequence[str])
     if isinstance(key, Failure):
         return Finding(subject, False, key.reason)
     try:
-        published = await _look_up(name(key), nameservers)
-    except (dns.exception.DNSException, OSError, TimeoutError, ValueError) as trouble:
-        late = isinstance(trouble, dns.exception.Timeout | TimeoutError)
-        words = f"nothing within {TIMEOUT:g} s" if late else str(trouble) or type(trouble).__name__
-        return Finding(subject, False, f"no answer for {name(key)}: {words}: check the name servers and try again")
+        published = await look_up(name(key), nameservers)
+    except NO_ANSWER as trouble:
+        return Finding(subject, False, no_answer(name(key), trouble))
     verdict = compare(key, published)
     if verdict.faults:
         return Finding(subject, False, "; ".join(verdict.faults))
     return Finding(subject, True, "; ".join((f"{name(key)} is this key's", *verdict.remarks)))
 
 
-async def _look_up(name: str, nameservers: Sequence[str]) -> list[str]:
-    """The TXT records at `name`, the strings of each joined. None where there is no such name, or no TXT at it."""
+def no_answer(name: str, trouble: BaseException) -> str:
+    """That the name servers did not say what is at `name`, and what to do."""
+    late = isinstance(trouble, dns.exception.Timeout | TimeoutError)
+    words = f"nothing within {TIMEOUT:g} s" if late else str(trouble) or type(trouble).__name__
+    return f"no answer for {name}: {words}: check the name servers and try again"
+
+
+async def look_up(name: str, nameservers: Sequence[str], kind: str = "TXT") -> list[str]:
+    """The records of one kind at `name`, as text; the strings of a TXT joined. None where there is no such name, or none of
+    the kind at it. Raises one of `NO_ANSWER`."""
     resolver = dns.asyncresolver.Resolver(configure=not nameservers)
     if nameservers:
         resolver.nameservers = list(nameservers)
@@ -73,7 +80,9 @@ async def _look_up(name: str, nameservers: Sequence[str]) -> list[str]:
     resolver.use_edns(0, 0, DATAGRAM)
     try:
         async with asyncio.timeout(TIMEOUT + 1.0):
-            answer = await resolver.resolve(dns.name.from_text(name), "TXT", search=False, raise_on_no_answer=False)
+            answer = await resolver.resolve(dns.name.from_text(name), kind, search=False, raise_on_no_answer=False)
     except dns.resolver.NXDOMAIN:
         return []
+    if kind != "TXT":
+        return [record.to_text() for record in answer.rrset or ()]
     return [b"".join(record.strings).decode("utf-8", "replace") for record in answer.rrset or ()]

@@ -17,7 +17,7 @@ messages and signed ones want a thread, and one `Composer` may be used from seve
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
@@ -32,13 +32,19 @@ from mailerd.message import Failure, Job, Outgoing, Recipient, clean
 
 from . import address, headers, mime
 from .address import Mailbox
+from .bundle import Library
 from .dkim import Key, Keyring, Signer, keys_of, relaxed_fields, split
-from .template import Content, Templates, decode_params
+from .purpose import purposes
+from .template import Content, Params, Templates, decode_params
 from .text import html_to_text
+from .tokens import derive
+from .track import trackers
+from .verp import ReturnPaths
 
 __all__ = ["Composer"]
 
 RECIPIENTS = 63
+LINK = "unsubscribe_url"  # how templates name the link to unsubscribe
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,19 +66,26 @@ class _Sender(msgspec.Struct, frozen=True):
     utf8: bool
     keys: Keyring
     signer: Signer | None
+    paths: ReturnPaths | None = None  # in place of `return_path`
+
+    def path(self, message: int) -> str:
+        """The reverse-path of that message."""
+        return self.return_path if self.paths is None else self.paths.encode(message)
 
 
 class Composer:
     """Composes the messages of one configuration; a reload makes a new one. Raises `Failure` for a bad identity or key."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, library: Library | None = None) -> None:
+        self.library = library
         self._limit = int(config.limits.message_size)
-        self._templates = Templates(config.templates.path, self._limit)
+        self._templates = Templates(config.templates.path, self._limit, library)
         self._identities: dict[str, _Sender] = {}
         self._by_address: dict[str, _Sender] = {}
         every: list[Key] = []
         # A message is signed before it is known who sends it.
         rewritten = frozenset[str]().union(*(HTTP[p.kind].rewrites for p in config.provider if p.kind in HTTP))
+        verp = [derive(secret, "verp") for secret in config.public.secret]
         for identity in config.identity:
             where = f"identity {identity.name}"
             mailbox = address.parse(identity.sender, f"{where}: from")
@@ -90,16 +103,19 @@ class Composer:
             every += keys
             ring = Keyring(keys, rewritten)
             signer = ring.signer(mailbox.domain)
+            paths = ReturnPaths(return_path.rpartition("@")[2], verp) if identity.verp else None
             sender = _Sender(
-                address.field("From", [mailbox]), mailbox.domain, return_path, reply_to, utf8, ring, signer
+                address.field("From", [mailbox]), mailbox.domain, return_path, reply_to, utf8, ring, signer, paths
             )
             self._identities[identity.name] = sender
             self._by_address.setdefault(mailbox.address.lower(), sender)
         first = next(iter(self._identities.values()), None)
         self._streams = {s.name: self._identities.get(s.identity) if s.identity else first for s in config.stream}
         self._first = first
+        self._purposes = purposes(config)
         self._keys = Keyring(every, rewritten)
         self._must_sign = {s.name for s in config.stream if s.require_dkim}
+        self._trackers = trackers(config)
         self._mailbox = lru_cache(4096)(self._resolve_mailbox)
 
     def compose(self, job: Job) -> Outgoing:
@@ -143,6 +159,10 @@ class Composer:
                 continue
         return [(bit, normal) for normal, bit in found.items() if job.rcpt >> bit & 1]
 
+    def unknown(self, jobs: Sequence[Job]) -> set[str]:
+        """The templates that these rows name and nobody here knows yet: they may be stored."""
+        return {job.template for job in jobs if job.template is not None and not self._templates.knows(job.template)}
+
     def _compose(self, job: Job) -> Outgoing:
         sender = self._sender(job)
         to = address.parse(job.recipient, "recipient")
@@ -165,7 +185,9 @@ class Composer:
         elif sender.reply_to:
             lines.append(sender.reply_to)
 
-        content = self._content(job)
+        purpose = self._purposes.get(job.stream)
+        link = purpose.unsubscribe(job, to.address.lower()) if purpose is not None else None
+        content = self._content(job, link)
         if content.subject is not None:
             lines.append(headers.unstructured("Subject", content.subject))
         created = job.created_at if job.created_at.tzinfo is not None else job.created_at.replace(tzinfo=UTC)
@@ -180,22 +202,26 @@ class Composer:
             lines.append(_date(date))
         # Written unfolded: some servers take no Message-ID but on its field's first line.
         lines.append(f"Message-ID: {message_id}\r\n")
-        if job.thread_key is not None and "references" not in own:
-            digest = blake2b(job.thread_key.encode(), key=sender.domain.encode()[:64], digest_size=16).hexdigest()
-            lines.append(f"References: <{digest}@{sender.domain}>\r\n")
+        if job.thread_key is not None:
+            lines += self._thread(job.thread_key, sender, own)
+        if purpose is not None:
+            lines += purpose.fields(job, link, own)
         lines += own.values()
         lines.append("MIME-Version: 1.0\r\n")
 
         parts: Sequence[mime.Part] = ()
         if job.attachments is not None and job.attachments != "[]":
             parts = mime.attachments(job.attachments, unique, job.fetched)
-        text = content.text
-        if text is None and content.html is not None:
-            text = html_to_text(content.html)
-        octets = "".join(lines).encode() + mime.entity(unique, text, content.html, parts)
+        text, html = content.text, content.html
+        tracker = self._trackers.get(job.stream)
+        if tracker is not None and not job.cc and not job.bcc:
+            text, html = tracker.texts(text, html, job.id, job.campaign)
+        if text is None and html is not None:
+            text = html_to_text(html)
+        octets = "".join(lines).encode() + mime.entity(unique, text, html, parts)
         self._check_size(len(octets))
         signed = self._signed(job, sender.signer, sender.domain, octets)
-        return Outgoing(job, sender.return_path, recipients, signed, message_id, utf8, utf8, signed is not octets)
+        return Outgoing(job, sender.path(job.id), recipients, signed, message_id, utf8, utf8, signed is not octets)
 
     def _raw(self, job: Job, raw: bytes) -> Outgoing:
         """A complete message passes as it is, but for its line ends and a final one."""
@@ -232,7 +258,7 @@ class Composer:
         signed = self._signed(job, signer, domain, content)
         return Outgoing(
             job,
-            sender.return_path,
+            sender.path(job.id),
             recipients,
             signed,
             found[1].decode("ascii") if found else "",
@@ -282,16 +308,33 @@ class Composer:
         signer = self._keys.signer(mailbox.domain)
         return _Sender(line, mailbox.domain, mailbox.address, "", mailbox.utf8, self._keys, signer)
 
-    def _content(self, job: Job) -> Content:
+    def _thread(self, key: str, sender: _Sender, own: Collection[str]) -> list[str]:
+        """The fields by which readers put the messages of one `thread_key` together (RFC 5322 §3.6.4), without looking one
+        up: all answer a first one that never was. Its id is the same whoever sends, since the two sides of a
+        conversation may write under different domains of ours."""
+        domain = self._first.domain if self._first is not None else sender.domain
+        digest = blake2b(key.encode(), key=domain.encode()[:64], digest_size=16).hexdigest()
+        fields = (("in-reply-to", "In-Reply-To"), ("references", "References"))
+        return [
+            f"{name}: <{digest}@{domain}>\r\n" for lower, name in fields if not ("references" in own or lower in own)
+        ]
+
+    def _content(self, job: Job, link: str | None) -> Content:
         if job.template is not None:
             if job.text_body is not None or job.html_body is not None:
                 raise Failure("template: cannot be used together with text_body or html_body", "content")
-            return self._templates.file(job.template, job.locale, decode_params(job.params), job.subject)
+            given = decode_params(job.params)
+            added = "" if link is None or LINK in given else LINK
+            params = {LINK: link, **given} if added else given
+            if stored := self._templates.stored(job.template, job.locale, params, job.subject, job.recipient, added):
+                content, job.variant = stored
+                return content
+            return self._templates.file(job.template, job.locale, params, job.subject)
         if job.text_body is None and job.html_body is None and job.subject is None and job.attachments is None:
             raise Failure("nothing to send: no template, raw, text_body, html_body, subject or attachments", "content")
         if job.params is None:
             return Content(job.subject, job.text_body, job.html_body)
-        return self._templates.inline(job.subject, job.text_body, job.html_body, decode_params(job.params))
+        return self._templates.inline(job.subject, job.text_body, job.html_body, _params(job, link))
 
     def _own_headers(self, source: str) -> dict[str, str]:
         """The row's own headers as finished lines by lower-cased name; of Message-ID the value alone."""
@@ -322,6 +365,12 @@ def _from_domain(content: bytes) -> str:
         return address.parse(value.decode()).domain
     except (Failure, ValueError):  # UnicodeDecodeError among them
         return ""
+
+
+def _params(job: Job, link: str | None) -> Params:
+    """What a row's templates see: its params, and the link to unsubscribe unless they bring their own."""
+    params = decode_params(job.params)
+    return params if link is None else {LINK: link, **params}
 
 
 def _plain(value: Any) -> str:

@@ -29,14 +29,14 @@ import msgspec
 from mailerd.compose import calendar
 from mailerd.message import Failure
 
+from .quoted import quoted
+
 __all__ = ["Attachment", "Part", "Reference", "attachments", "entity", "lines_fit", "references"]
 
 LINE_LIMIT = 998  # RFC 5322 §2.1.1
 PLAIN_WIDTH = 78  # the SHOULD of RFC 5322 §2.1.1: programs show the lines of a plain text as they are
 HTML_WIDTH = 900  # nobody sees the lines of HTML; below 998, since some servers break lines at 990
 FILENAME_LIMIT = 255
-CACHED_WIDTH = 1000
-CACHED_LINES = 4096  # of that width: 8 MB at the worst
 
 _ASCII = bytes(range(128))
 _lines = re.compile(rb".{1,76}", re.DOTALL).findall
@@ -113,36 +113,14 @@ def _text(subtype: str, text: str, width: int) -> bytes:
         data = text.encode()
     except UnicodeEncodeError:
         raise Failure(f"the {subtype} text is not valid Unicode (an unpaired surrogate)", "content") from None
-    # Quoted-printable makes three octets of each that is not ASCII, base64 four of every three.
-    if len(data.translate(None, _ASCII)) * 6 <= len(data) + data.count(b"\n"):
-        return heads["quoted-printable"] + _quoted(data)
+    # Quoted-printable makes three octets of each that is not ASCII, base64 four of every three. To begin with, a guess that
+    # is quick to make: UTF-8 has at most twice as many octets that are not ASCII as it has more octets than characters.
+    if (len(data) - len(text)) * 12 <= len(data) or (
+        len(data.translate(None, _ASCII)) * 6 <= len(data) + data.count(b"\n")
+    ):
+        return heads["quoted-printable"] + quoted(text)
     encoded = binascii.b2a_base64(data.replace(b"\n", b"\r\n"), newline=False)
     return heads["base64"] + b"\r\n".join(_lines(encoded))
-
-
-class _QuotedLines(dict[bytes, bytes]):
-    """Lines to their quoted-printable with a CRLF. Mail from one template has most lines in common: those are encoded
-    once. Started anew when it is full; long lines are not kept."""
-
-    def __missing__(self, line: bytes) -> bytes:
-        encoded = binascii.b2a_qp(line + b"\r\n")
-        if len(line) <= CACHED_WIDTH:
-            if len(self) >= CACHED_LINES:
-                self.clear()
-            self[line] = encoded
-        return encoded
-
-
-_quoted_line = _QuotedLines().__getitem__
-
-
-def _quoted(data: bytes) -> bytes:
-    """Quoted-printable of lines that end in LF."""
-    lines = data.split(b"\n")
-    if len(data) >= 40 * len(lines):  # for shorter lines, looking them up costs more than it saves
-        return b"".join(map(_quoted_line, lines))[:-2]
-    # b2a_qp ends its soft breaks as the first line is ended: without a CRLF in the data they would be bare LFs.
-    return binascii.b2a_qp(b"\r\n".join(lines) + b"\r\n")[:-2]
 
 
 def _multipart(subtype: str, boundary: str, parts: Sequence[bytes], extra: str = "") -> bytes:

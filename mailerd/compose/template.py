@@ -32,6 +32,7 @@ from jinja2.lexer import Token, TokenStream
 
 from mailerd.message import Failure, clean
 
+from .bundle import Library, Version
 from .sandbox import Sandbox, TooMuch, start_meter
 
 __all__ = ["Content", "Templates", "decode_params"]
@@ -85,6 +86,21 @@ class _File(msgspec.Struct, frozen=True):
     html: _Compiled | None
 
 
+class _Key:
+    """A version in one language; versions never change, so their number is all that tells them apart."""
+
+    __slots__ = ("_id", "tag", "version")
+
+    def __init__(self, version: Version, tag: str) -> None:
+        self.version, self.tag, self._id = version, tag, (version.name, version.version, tag)
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._id == other._id
+
+
 def decode_params(params: str | None) -> Params:
     """The row's `params`, {} if it has none. Raises `Failure` if they are not a JSON object."""
     if params is None or params == "{}":
@@ -107,7 +123,9 @@ class Templates:
     """The compiled templates of one configuration. `folder` holds the file templates, if there are any; `limit` is
     the most characters that one text may come to."""
 
-    def __init__(self, folder: str | None, limit: int) -> None:
+    def __init__(self, folder: str | None, limit: int, library: Library | None = None) -> None:
+        self._library = library
+        self._edition = lru_cache(2048)(self._compile_edition)
         self._folder = Path(folder) if folder is not None else None
         loader = jinja2.FileSystemLoader(folder) if folder is not None else None
         self._text = Sandbox(loader, limit, html=False, keep_trailing_newline=True)
@@ -120,7 +138,9 @@ class Templates:
     def file(self, name: str, locale: str | None, params: Params, subject: str | None = None) -> Content:
         """The file template `name` in the language that fits `locale` best, rendered. A row's own `subject` is
         rendered in place of the template's. Raises `Failure`."""
-        file = self._file(name, locale)
+        return self._render(self._file(name, locale), params, subject)
+
+    def _render(self, file: _File, params: Params, subject: str | None) -> Content:
         if subject is not None:
             subject = self._own_subject(subject, params)
         elif file.subject is not None:
@@ -130,6 +150,29 @@ class Templates:
             None if file.text is None else file.text.render(params),
             None if file.html is None else file.html.render(params),
         )
+
+    def knows(self, name: str) -> bool:
+        """Is it in the library, or, without a version, in the folder?"""
+        if self._library is None or self._library.knows(name):
+            return True
+        return self._folder is not None and bool(_name(name)) and (self._folder / name).is_dir()
+
+    def stored(
+        self, name: str, locale: str | None, params: Params, subject: str | None, recipient: str, added: str = ""
+    ) -> tuple[Content, str] | None:
+        """The stored template that `name` means for this recipient, rendered, and how events call it; None if it is
+        not stored. `added`: the one of the params that the row did not bring. Raises `Failure`."""
+        found = self._library.find(name, recipient) if self._library is not None else None
+        if found is None:
+            if "@" in name:
+                raise Failure(f"template {clean(name, 80)}: there is no such version", "template")
+            return None
+        version, variant = found
+        # The link is ours: only a schema that names it looks at it.
+        named = (version.schema or {}).get("properties", {})
+        version.check({k: v for k, v in params.items() if k != added or k in named} if added else params)
+        edition = self._edition(_Key(version, version.edition(_tags(locale))[0]))
+        return self._render(edition, params, subject), variant
 
     def inline(self, subject: str | None, text: str | None, html: str | None, params: Params) -> Content:
         """A row's own texts, rendered. A source without a tag is its own result and is never compiled."""
@@ -167,6 +210,24 @@ class Templates:
         except Exception as e:
             raise _failure(column, e) from None
         return _compiled(column, environment, template)
+
+    def _compile_edition(self, key: _Key) -> _File:
+        edition = key.version.editions[key.tag]
+        where = f"template {key.version.name}@{key.version.version}{f' ({key.tag})' if key.tag else ''}: "
+
+        def compiled(environment: Sandbox, part: str, source: str | None) -> _Compiled | None:
+            if source is None:
+                return None
+            try:
+                return _compiled(where + part, environment, environment.from_string(source))
+            except Exception as e:
+                raise _failure(where + part, e) from None
+
+        return _File(
+            compiled(self._subject, "subject", edition.subject),
+            compiled(self._text, "text", edition.text),
+            compiled(self._html, "html", edition.html),
+        )
 
     def _load(self, name: str, locale: str | None) -> _File:
         if self._folder is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from html import unescape
 
-__all__ = ["html_to_text"]
+__all__ = ["RAW", "html_to_text"]
 
 HTML_LIMIT = 1_048_576
 
@@ -30,13 +30,14 @@ _alt = re.compile(rf"""(?:^|[\s"'/])alt{_VALUE}""", re.IGNORECASE).search
 # Newsletters pad their preview line with invisible characters; in a text they are a line of nothing.
 _padding = re.compile("(?:[\u00ad\u034f\u200b\u200c\u200d\u2007\ufeff] ?){3,}").sub
 
-_RAW = {
+# Elements whose content is no HTML or is not shown, and the search for their end.
+RAW = {
     name: re.compile(rf"</{name}(?=[\s/>]|\Z)", re.IGNORECASE).search
     for name in ("script", "style", "title", "textarea", "template", "iframe", "noembed", "noframes", "xmp", "svg")
 }
 # What a tag does: a number is the line breaks around a block; a word names its own treatment; all others do nothing.
 _EFFECT: dict[str, int | str] = {
-    **dict.fromkeys(_RAW, "raw"),
+    **dict.fromkeys(RAW, "raw"),
     **dict.fromkeys(("p", "h1", "h2", "h3", "h4", "h5", "h6", "dl", "blockquote", "table"), 2),
     **dict.fromkeys(
         [
@@ -185,7 +186,7 @@ def html_to_text(html: str) -> str:
             continue
         if effect == "raw":
             if not closing and attributes[-1:] != "/":
-                close = _RAW[name.lower()](html, end)
+                close = RAW[name.lower()](html, end)
                 end = close.start() if close else len(html)
         elif effect == "a":
             page.link(None if closing else _value(_href(attributes)))

@@ -20,6 +20,7 @@ __all__ = ["LOCAL_LIMIT", "ReturnPaths"]
 
 LOCAL_LIMIT: Final = 64  # octets, RFC 5321 §4.5.3.1.1
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
+_PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
 _VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
 _PREFIX: Final = "b-"
 _SIGNATURE: Final = 16  # characters of five bits each
@@ -63,13 +64,14 @@ class ReturnPaths:
     def _sign(self, key: bytes, body: str) -> str:
         digest = hmac.digest(key, f"verp:{self._domain}:{body}".encode(), sha256)
         number = int.from_bytes(digest[:10])
-        return "".join(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(_SIGNATURE)))
+        return "".join([_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)])
 
 
 def _digits(number: int) -> str:
+    """`number` in base 32, without leading zeros."""
     found = ""
     while True:
-        found = _ALPHABET[number & 31] + found
-        number >>= 5
+        found = _PAIRS[number & 1023] + found
+        number >>= 10
         if not number:
-            return found
+            return found.lstrip("0") or "0"

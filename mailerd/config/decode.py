@@ -214,7 +214,7 @@ class Tree:
                 raise ValueError("must name at least one")
             twice = next((item for index, item in enumerate(value) if item in value[:index]), None)
             if twice is not None:
-                raise ValueError(f"names `{twice}` twice")
+                raise ValueError("names one twice" if key.extra.get("secret") else f"names `{twice}` twice")
         if key.kind == "text":
             return self._text(key, value, path)
         return value

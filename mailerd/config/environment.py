@@ -66,6 +66,10 @@ def _settable(tree: Tree) -> Iterator[tuple[tuple[str, ...], Path, Key]]:
         raw = tree.data.get(top.name)
         if top.kind == "table":
             yield from _below(top, (top.name,), (top.name,))
+            for key in keys(top.of).values():
+                if key.kind == "tables" and isinstance(raw, dict):  # [[inbound.imap]]
+                    for index, inner in _named(raw.get(key.name)):
+                        yield from _below(key, (top.name, key.name, inner), (top.name, key.name, index))
             continue
         seen: set[str] = set()
         for index in range(len(raw) if isinstance(raw, list) else 0):
@@ -73,6 +77,16 @@ def _settable(tree: Tree) -> Iterator[tuple[tuple[str, ...], Path, Key]]:
             if name and name not in seen:  # the same name twice is `rules`' to tell
                 seen.add(name)
                 yield from _below(top, (top.name, name), (top.name, index))
+
+
+def _named(elements: Any) -> Iterator[tuple[int, str]]:
+    """(number, name) of the tables in a list that have a name, each name once."""
+    seen: set[str] = set()
+    for index, element in enumerate(elements if isinstance(elements, list) else ()):
+        name = element.get("name") if isinstance(element, dict) else None
+        if isinstance(name, str) and name.isprintable() and name and name not in seen:
+            seen.add(name)
+            yield index, name
 
 
 def _below(table: Key, words: tuple[str, ...], path: Path) -> Iterator[tuple[tuple[str, ...], Path, Key]]:

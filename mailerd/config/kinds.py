@@ -34,15 +34,15 @@ def _api(must: str, may: str = "", regions: str = "", rewrites: str = "") -> Api
 
 
 HTTP: Final = {
-    "ses": _api("access_key secret_key region", "configuration_set", rewrites="message-id date"),
-    "resend": _api("api_key", "batch"),
-    "sendgrid": _api("api_key", "region", "us eu"),
-    "mailgun": _api("api_key domain", "region", "us eu"),
-    "postmark": _api("api_key", "batch message_stream"),
-    "sparkpost": _api("api_key", "region", "us eu"),
-    "brevo": _api("api_key"),
-    "mailjet": _api("api_key secret_key", "batch"),
-    "mailersend": _api("api_key"),
+    "ses": _api("access_key secret_key region", "configuration_set webhook_topics", rewrites="message-id date"),
+    "resend": _api("api_key", "batch webhook_secret"),
+    "sendgrid": _api("api_key", "region webhook_secret", "us eu"),
+    "mailgun": _api("api_key domain", "region webhook_secret", "us eu"),
+    "postmark": _api("api_key", "batch message_stream webhook_secret"),
+    "sparkpost": _api("api_key", "region webhook_secret", "us eu"),
+    "brevo": _api("api_key", "webhook_secret"),
+    "mailjet": _api("api_key secret_key", "batch webhook_secret"),
+    "mailersend": _api("api_key", "webhook_secret"),
     "http": _api("endpoint call", "api_key secret_key domain region"),
 }
 """The kinds with an HTTP API."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 __all__ = ["LATER", "LATER_CHOICES"]
 
 # Key path without the table's name or number -> what the operator should know.
-LATER: dict[str, str] = {
-    "webhook": "outgoing webhooks",
-}
+LATER: dict[str, str] = {}
 
 # Key path -> values of a choice that are reserved.
 LATER_CHOICES: dict[str, tuple[str, ...]] = {

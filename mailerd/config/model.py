@@ -15,10 +15,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mailerd.config.alerts import Alerts
 from mailerd.config.attachments import Attachments
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
+from mailerd.config.inbound import Inbound
+from mailerd.config.outgoing import Webhook
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import Public
+from mailerd.config.tracking import Tracking
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -105,6 +109,10 @@ class Log(Section, frozen=True, kw_only=True):
         "info"
     )
     format: Annotated[Literal["text", "json"], Meta(description="One line per record, to stderr.")] = "text"
+    events: Annotated[
+        Literal["off", "stdout"],
+        Meta(description="`stdout`: a JSON line for every event, each by one of the instances that say so."),
+    ] = "off"
 
 
 class Templates(Section, frozen=True, kw_only=True):
@@ -229,6 +237,35 @@ class Stream(Section, frozen=True, kw_only=True):
         Literal["defer", "drop"],
         Meta(description="What exceeds `per_recipient` waits until it fits, or ends as `suppressed`."),
     ] = "defer"
+    one_click: Annotated[
+        bool,
+        Meta(
+            description="Everybody can leave it with one click (RFC 8058): List-Unsubscribe in each message, "
+            "`{{ unsubscribe_url }}` in its templates. Needs [public]."
+        ),
+    ] = False
+    list_id: Annotated[
+        str | None,
+        Meta(
+            description="List-Id of its messages (RFC 2919), a name below a domain of yours.",
+            pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)+$",
+            examples=["news.example.org"],
+            extra={"words": "a name as in news.example.org"},
+        ),
+    ] = None
+    feedback_id: Annotated[
+        str | None,
+        Meta(
+            description="The sender's part of Feedback-ID, 5 to 15 characters: Gmail then reports complaints by campaign, template and stream.",
+            pattern="^[A-Za-z0-9_.-]{5,15}$",
+            examples=["exampleshop"],
+            extra={"words": "5 to 15 letters, digits, `_`, `.` and `-`"},
+        ),
+    ] = None
+    shared: Annotated[
+        bool, Meta(description="It is meant to share identity, pool or return path with streams of the other kind.")
+    ] = False
+    tracking: Tracking = Tracking()
 
     @property
     def marketing(self) -> bool:
@@ -347,6 +384,13 @@ class Identity(Section, frozen=True, kw_only=True):
         str | None,
         Meta(description="Envelope sender; default: the address of `from`.", examples=["bounces@example.org"]),
     ] = None
+    verp: Annotated[
+        bool,
+        Meta(
+            description="Each message has a signed return path of its own at the domain of `return_path`, "
+            "so that its bounces name it. Needs [public] secret, and mail for that domain must come to [inbound]."
+        ),
+    ] = False
     dkim: Annotated[tuple[Dkim, ...], Meta(description="Keys that sign its mail: `[[identity.dkim]]`.")] = ()
 
 
@@ -359,15 +403,18 @@ class Config(Section, frozen=True, kw_only=True):
     shutdown: Shutdown = Shutdown()
     ops: Ops = Ops()
     public: Public = Public()
+    inbound: Inbound = Inbound()
     log: Log = Log()
     templates: Templates = Templates()
     limits: Limits = Limits()
     attachments: Attachments = Attachments()
     feedback: Feedback = Feedback()
     groups: GroupsSection = GroupsSection()
+    alerts: Alerts = Alerts()
     stream: tuple[Stream, ...] = ()
     pool: tuple[Pool, ...] = ()
     provider: tuple[Provider, ...] = ()
     domain: tuple[Domain, ...] = ()
     campaign: tuple[Campaign, ...] = ()
     identity: tuple[Identity, ...] = ()
+    webhook: tuple[Webhook, ...] = ()

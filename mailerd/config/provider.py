@@ -223,6 +223,24 @@ class Provider(Section, frozen=True, kw_only=True):
             examples=["https://api.example.org"],
         ),
     ] = None
+    webhook_secret: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Proves who posts to /webhooks/NAME: the signing secret or public key that the provider shows, or, where "
+            "it signs nothing, a secret of yours, 16 characters or more, that you put into the URL there. Several, to rotate. "
+            "Better: MAILERD_PROVIDER__NAME__WEBHOOK_SECRET_FILE or a credential.",
+            examples=[["whsec_MDEyMzQ1Njc4OWFiY2RlZg=="]],
+            extra={"secret": True, "one": True},
+        ),
+    ] = ()
+    webhook_topics: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="SNS topics whose notifications are taken, by ARN; they are subscribed to when they ask.",
+            examples=[["arn:aws:sns:eu-central-1:123456789012:mail"]],
+            extra={"one": True},
+        ),
+    ] = ()
     batch: Annotated[
         int | None,
         Meta(

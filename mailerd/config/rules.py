@@ -12,9 +12,11 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from mailerd.config import attachments, kinds, values
+from mailerd.config import attachments, kinds, values, webhook
+from mailerd.config import inbound as returning
 from mailerd.config.attachments import Attachments
 from mailerd.config.decode import Tree, table_name
+from mailerd.config.inbound import Inbound
 from mailerd.config.lines import Path
 from mailerd.config.model import (
     Database,
@@ -29,16 +31,18 @@ from mailerd.config.model import (
     Stream,
     Templates,
 )
+from mailerd.config.outgoing import Webhook, trouble
 from mailerd.config.problem import suggestion
 from mailerd.config.provider import Provider, Warmup
 from mailerd.config.public import SECRET_OCTETS, Public
+from mailerd.config.tracking import missing
 
 __all__ = ["check"]
 
 
 def check(tree: Tree, *, require_provider: bool) -> None:
     """Adds every problem that concerns more than one value, or the outside world."""
-    for table in ("stream", "pool", "provider", "domain", "campaign", "identity"):
+    for table in ("stream", "pool", "provider", "domain", "campaign", "identity", "webhook"):
         _unique(tree, table)
     _references(tree)
     for path, database in tree.tables(Database):
@@ -47,8 +51,20 @@ def check(tree: Tree, *, require_provider: bool) -> None:
             _text(tree, (*path, "listen_url"), database.listen_url, _database_url)
     for path, ops in tree.tables(Ops):
         _text(tree, (*path, "listen"), ops.listen, values.listen)
-    for path, public in tree.tables(Public):
-        _public(tree, path, public)
+    # A table that is not in the file counts, too: streams may want what it does not say.
+    _public(tree, *next(iter(tree.tables(Public)), (("public",), Public())))
+    for path, inbound in tree.tables(Inbound):
+        for key, wrong in returning.problems(inbound, any(public.secret for _, public in tree.tables(Public))):
+            if (*path, *key) not in tree.wrong:
+                tree.problem((*path, *key), wrong)
+    for path, hook in tree.tables(Webhook):
+        for name, words in trouble(hook, frozenset(tree.names("stream"))):
+            if (*path, name) not in tree.wrong:
+                tree.problem((*path, name), words)
+    served = next((public for _, public in tree.tables(Public)), Public())
+    for path, stream in tree.tables(Stream):
+        if not any(key[0] == "public" for key in tree.wrong) and (lack := missing(stream.tracking, served)):
+            tree.problem((*path, "tracking"), lack)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, files in tree.tables(Attachments):
@@ -78,17 +94,26 @@ def check(tree: Tree, *, require_provider: bool) -> None:
 
 
 def _public(tree: Tree, path: Path, public: Public) -> None:
+    raw = tree.data.get("public")
+    given = set(raw) if isinstance(raw, dict) else set()  # what is wrong was complained about
     if public.listen != "off":
         _text(tree, (*path, "listen"), public.listen, values.listen)
     if public.listen != "off" or public.base_url is not None:
-        if public.base_url is None:
+        if "base_url" not in given:
             tree.problem((*path, "base_url"), "must be given with `listen`: links in messages begin with it")
-        if not public.secret:
+        if "secret" not in given:
             tree.problem((*path, "secret"), "must be given: it signs the links (`openssl rand -hex 32` makes one)")
     if any(len(secret.encode()) < SECRET_OCTETS for secret in public.secret):
         tree.problem((*path, "secret"), f"must have at least {SECRET_OCTETS} characters")
     for network in public.trusted_proxies:
         _text(tree, (*path, "trusted_proxies"), network, _network)
+    for at, stream in tree.tables(Stream):
+        if stream.one_click and not {"base_url", "secret"} <= given:
+            words = "needs [public] `base_url` and `secret`: its links begin with the one and are signed by the other"
+            tree.problem((*at, "one_click"), words)
+    for at, identity in tree.tables(Identity):
+        if identity.verp and "secret" not in given:
+            tree.problem((*at, "verp"), "needs [public] `secret`: return paths are signed")
 
 
 def _network(text: str) -> None:
@@ -256,6 +281,10 @@ def _kind(tree: Tree, path: Path, provider: Provider) -> None:
             value = getattr(provider, key)
             if value is not None and not value.isascii():
                 tree.problem((*path, key), "must be ASCII: it goes into a header")
+        for text in provider.webhook_secret:
+            _text(tree, (*path, "webhook_secret"), text, lambda text: webhook.secret(provider.kind, text))
+        for text in provider.webhook_topics:
+            _text(tree, (*path, "webhook_topics"), text, webhook.topic)
 
 
 LEAST_TTL = 5.0

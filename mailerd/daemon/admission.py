@@ -31,6 +31,7 @@ from mailerd.message import Failure, Job, Outcome, OutcomeKind, Phase, Recipient
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.gates import capped, suppressed
 from mailerd.store.lease import fetch_payloads
+from mailerd.store.templates import fill
 
 __all__ = ["Admission"]
 
@@ -124,6 +125,8 @@ class Admission:
     async def _admit(self, jobs: Sequence[Job], session: Session) -> None:
         wanted = [(job, self._composer.addresses(job)) for job in jobs]
         try:
+            if (library := self._composer.library) and (names := self._composer.unknown(jobs)):
+                await fill(session, library, names)
             stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
             waits = await self._too_often(session, wanted, stopped) if self._cap else {}
         except BaseException:

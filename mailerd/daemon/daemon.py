@@ -26,9 +26,14 @@ from mailerd.config.load import Loaded
 from mailerd.config.model import Config
 from mailerd.config.problem import ConfigError
 from mailerd.daemon.engine import Engine
+from mailerd.daemon.eventlog import EventLog
 from mailerd.daemon.neighbours import Neighbours
+from mailerd.daemon.numbers import Numbers
+from mailerd.daemon.shelf import Shelf
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.upkeep import Upkeep
+from mailerd.daemon.webhooks import Webhooks
+from mailerd.intake.intake import CannotListen, Intake
 from mailerd.message import Failure
 from mailerd.smtp.pool import ConnectionBudget
 from mailerd.store.database import Session, Unavailable, apply_role_settings
@@ -39,6 +44,7 @@ from mailerd.web.health import Health
 from mailerd.web.metrics import Metrics
 from mailerd.web.notify import Notifier, watchdog_interval
 from mailerd.web.ops import OpsServer, PortTaken
+from mailerd.web.public import PublicServer
 
 __all__ = ["Daemon", "StartFailure"]
 
@@ -47,6 +53,7 @@ log = logging.getLogger("mailerd")
 BEAT = 1.0
 STALL = 45.0  # seconds without a turn of some lease loop after which the watchdog is not fed; a statement may take 30
 RELOAD_GRACE = 5.0
+INTAKE_GRACE = 5.0  # seconds for mails that are being stored
 
 
 class StartFailure(Exception):
@@ -69,17 +76,27 @@ class Daemon:
         self.health = Health()
         self._unsettled = Unsettled(loaded.config.lease.max_unsettled)
         self._budgets: dict[str, ConnectionBudget] = {}
+        self._shelf = Shelf(loaded.config.database)
         self._engine: Engine | None = None
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Event()
         self._aborted = False
         self._neighbours = Neighbours()
+        self._webhooks = Webhooks(loaded.config.database, self.metrics, loaded.config.webhook)
         self._notify = Notifier()
         self._ops: OpsServer | None = None
+        self._intake = Intake(loaded.config, self.metrics, self.health)
+        self._public: PublicServer | None = None
 
     @property
     def config(self) -> Config:
         return self._loaded.config
+
+    def _resolved_config(self) -> Config:
+        return self._loaded.resolved.config
+
+    def _group_of(self, domain: str) -> str | None:
+        return self._engine.limits.groups.of(domain) if self._engine is not None else None
 
     # Start.
 
@@ -87,11 +104,15 @@ class Daemon:
         """Starts, runs until told to stop, drains. Raises `StartFailure` if it cannot start."""
         await self._check_database()
         self.health.set("config", True, str(self._loaded.path or "defaults"))
+        if self.config.public.listen != "off":
+            self.health.set("public", False, "not listening yet")
         await self._open_ops()
+        await self._open_intake()
         try:
             self._engine = self._build(self._loaded)
         except Failure as failure:
             raise StartFailure(failure.reason, os.EX_CONFIG) from failure
+        await self._open_public()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -107,9 +128,17 @@ class Daemon:
                 ).run(),
                 name="upkeep",
             ),
+            asyncio.create_task(self._shelf.run(), name="templates"),
             asyncio.create_task(self._watchdog(), name="watchdog"),
+            asyncio.create_task(self._intake.run(), name="inbound"),
+            asyncio.create_task(self._webhooks.run(), name="webhooks"),
+            asyncio.create_task(Numbers(self._resolved_config, self._group_of, self.metrics).run(), name="numbers"),
             asyncio.create_task(self._engines(), name="engines"),
         ]
+        if self._public is not None:
+            tasks.insert(0, asyncio.create_task(self._public.run(), name="public listener"))
+        if self.config.log.events == "stdout":
+            tasks.insert(0, asyncio.create_task(EventLog(self.config.database).run(), name="events"))
         self._notify.ready(f"{len(self._engine.pipelines)} streams")
         log.info("started: instance %s (%d), streams %s", self.name, self.instance, ", ".join(self._engine.pipelines))
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
@@ -126,9 +155,13 @@ class Daemon:
             self._notify.stopping("draining")
             engines = tasks[-1]
             with contextlib.suppress(Exception):
+                await self._intake.drain(INTAKE_GRACE)
+            with contextlib.suppress(Exception):
                 await engines
         finally:
             stopping.cancel()
+            if self._public is not None:
+                await self._public.stop(0.5 if self._aborted else 5.0)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
@@ -165,6 +198,22 @@ class Daemon:
             raise StartFailure(str(error), os.EX_UNAVAILABLE) from error
         log.info("operations endpoint on %s", self._ops.url)
 
+    async def _open_intake(self) -> None:
+        try:
+            await self._intake.open()
+        except CannotListen as error:
+            raise StartFailure(str(error), os.EX_UNAVAILABLE) from error
+
+    async def _open_public(self) -> None:
+        if self.config.public.listen == "off":
+            return
+        self._public = PublicServer(self._loaded.resolved, self.health, self.metrics)
+        try:
+            await self._public.start()
+        except PortTaken as error:
+            raise StartFailure(str(error), os.EX_UNAVAILABLE) from error
+        log.info("public listener on %s:%d", *(self._public.address or ("", 0)))
+
     def _build(self, loaded: Loaded) -> Engine:
         """Raises `Failure` for an identity that cannot be composed with."""
         engine = Engine(
@@ -174,6 +223,7 @@ class Daemon:
             budgets=self._budgets,
             metrics=self.metrics,
             health=self.health,
+            library=self._shelf.library,
         )
         if self._neighbours.shared is not None:
             engine.share(self._neighbours.shared)
@@ -225,17 +275,23 @@ class Daemon:
                 loaded = self._reload()
                 async with Session(self.config.database, "mailerd:reload") as session:
                     await publish_streams(session, loaded.resolved.config.stream)
+                await self._intake.configure(loaded.config)
                 engine = self._build(loaded)  # last: it takes its places in the budgets
-            except (ConfigError, Failure, Unavailable, asyncpg.PostgresError) as error:
+            except (ConfigError, Failure, CannotListen, Unavailable, asyncpg.PostgresError) as error:
                 for line in error.lines() if isinstance(error, ConfigError) else [str(error)]:
                     log.error("reload refused, the old configuration stays: %s", line)
+                with contextlib.suppress(CannotListen):
+                    await self._intake.configure(self.config)  # it may have gone ahead
                 self.metrics.reload(False)
                 self._notify.ready("reload refused")
                 continue
             for key in restart_only(self.config, loaded.config):
                 log.warning("reload: %s changes only at a restart", key)
             self._loaded = loaded
+            self._webhooks.configure(loaded.config.webhook)
             self._unsettled.cap = loaded.config.lease.max_unsettled
+            if self._public is not None:
+                self._public.configure(loaded.resolved)
             self.metrics.reload(True)
             self._notify.ready("reloaded")
             log.info("configuration reloaded from %s", loaded.path)
@@ -312,6 +368,7 @@ def restart_only(old: Config, new: Config) -> list[str]:
         for name, before, after in (
             ("database", old.database, new.database),
             ("ops.listen", old.ops, new.ops),
+            ("public.listen", old.public.listen, new.public.listen),
             ("instance.name", old.instance, new.instance),
             ("log", old.log, new.log),
         )

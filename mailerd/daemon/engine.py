@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from mailerd.compose.bundle import Library
 from mailerd.compose.composer import Composer
 from mailerd.config.model import Config
 from mailerd.config.resolved import Resolved
@@ -61,12 +62,13 @@ class Engine:
         budgets: dict[str, ConnectionBudget],
         metrics: Metrics,
         health: Health,
+        library: Library | None = None,
     ) -> None:
         config = resolved.config
         self.resolved = resolved
         self._metrics = metrics
         self._budgets = budgets
-        composer = Composer(config)
+        composer = Composer(config, library)
         self._threads = ThreadPoolExecutor(THREADS, "sign") if composer.signing else None
         self._files = Files(config.attachments)
         self.pipelines: dict[str, Pipeline] = {}

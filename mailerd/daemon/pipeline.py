@@ -137,6 +137,8 @@ class Pipeline:
         (`spare`) of the one whose warm-up overflows to it."""
         self.route.attach(group, pool, feed, self._has_work, spare=spare)
 
+    # What others tell it.
+
     def hint(self, lanes: Iterable[Lane], *, swept: bool = False) -> None:
         """These lanes have messages."""
         now = time.monotonic()

@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 
 from mailerd.config.model import Database
-from mailerd.store import upkeep, warmup
+from mailerd.store import feedback, notices, upkeep, warmup
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.overview import overview
 from mailerd.store.work import due
@@ -148,6 +148,7 @@ class Upkeep:
     async def _gone(self, session: Session) -> None:
         if await upkeep.only_one(session, "gone"):
             await upkeep.sweep_up(session)
+            await notices.sweep(session)
 
     async def _kept(self, session: Session) -> None:
         if await upkeep.only_one(session, "kept"):
@@ -159,6 +160,7 @@ class Upkeep:
             await upkeep.forget_counts(session)
             await upkeep.forget_rates(session)
             await warmup.forget(session)
+            await feedback.forget(session)
 
     async def _drop(self, session: Session) -> None:
         if await upkeep.only_one(session, "drop"):

@@ -198,8 +198,10 @@ def retry_after(response: Response) -> float:
 
 
 def ident(outgoing: Outgoing) -> str:
-    """Our id of a message, as it is planted."""
-    return str(outgoing.job.id)
+    """Our id of a message, as it is planted: `ID-BIT`, with the bit of its recipient (`Job.rcpt`), where it has one alone; else
+    `ID`, and webhooks tell the recipients apart by their addresses. `webhook.event.planted` reads it."""
+    recipients = outgoing.recipients
+    return f"{outgoing.job.id}-{recipients[0].bit}" if len(recipients) == 1 else str(outgoing.job.id)
 
 
 def ascii_only(outgoing: Outgoing) -> None:

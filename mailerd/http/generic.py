@@ -24,7 +24,7 @@ import msgspec
 from mailerd.compose.sandbox import Sandbox, start_meter
 from mailerd.config import kinds
 from mailerd.config.provider import Provider
-from mailerd.http.dialect import Entry, Fault, Request, Response, Verdict, by_status, ident, words
+from mailerd.http.dialect import Entry, Fault, Request, Response, Verdict, by_status, words
 from mailerd.http.fields import Fields, Mailbox, fields
 from mailerd.message import Failure, Outgoing
 
@@ -72,7 +72,7 @@ class Generic:
         except Failure:
             said = {}
         said |= self._keys | {
-            "id": ident(outgoing),
+            "id": str(outgoing.job.id),
             "mime": outgoing.content.decode("utf-8", "replace"),
             "mime_base64": b64encode(outgoing.content).decode("ascii"),
             "sender": outgoing.sender,

@@ -2,7 +2,7 @@
 
 One message a call: its bulk endpoint answers with a job to be asked about, and takes ten calls a minute. Accepted is
 202 with the header x-message-id; warnings in its body say which recipients are on its own suppression list. It hands
-back neither metadata nor custom headers, so its id alone finds a message again. No idempotency.
+back neither metadata nor custom headers: our id is a tag, the first of the five that it takes. No idempotency.
 
 Hazard: headers of one's own are for its largest plan, so none are sent but In-Reply-To and References.
 """
@@ -15,7 +15,19 @@ from datetime import datetime
 from typing import Any, Final
 
 from mailerd.config.provider import Provider
-from mailerd.http.dialect import Entry, Fault, Request, Response, Verdict, by_status, encode, mapping, words
+from mailerd.http.dialect import (
+    ID_KEY,
+    Entry,
+    Fault,
+    Request,
+    Response,
+    Verdict,
+    by_status,
+    encode,
+    ident,
+    mapping,
+    words,
+)
 from mailerd.http.fields import Fields, Mailbox, fields
 from mailerd.message import Failure, Outgoing
 
@@ -47,8 +59,7 @@ class Mailersend:
 
     def entry(self, outgoing: Outgoing) -> Entry:
         body = _body(fields(outgoing))
-        if outgoing.job.tags:
-            body["tags"] = list(outgoing.job.tags)[:TAGS]
+        body["tags"] = [f"{ID_KEY}-{ident(outgoing)}", *(outgoing.job.tags or ())][:TAGS]
         return Entry(outgoing, encode(body))
 
     def request(self, entries: Sequence[Entry], at: datetime) -> Request:

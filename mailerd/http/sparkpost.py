@@ -1,7 +1,8 @@
 """SparkPost: developers.sparkpost.com/api/transmissions, and "extended error codes" of its support pages.
 
 The message goes as it was composed (`content.email_rfc822`), with substitution turned off, since it is finished. Our id
-is in `metadata`. What comes back is a transmission's id. No idempotency. The key is the whole Authorization header.
+is in `metadata`, and with its bit in that of each recipient. What comes back is a transmission's id. No idempotency. The
+key is the whole Authorization header.
 
 Hazard: of several recipients some may be refused, and the answer counts them without saying which.
 """
@@ -66,7 +67,10 @@ class Sparkpost:
         except UnicodeDecodeError:
             raise Failure("raw: this provider takes only UTF-8", "content") from None
         body: dict[str, Any] = {
-            "recipients": [{"address": {"email": to.address}} for to in outgoing.recipients],
+            "recipients": [
+                {"address": {"email": to.address}, "metadata": {ID_KEY: f"{outgoing.job.id}-{to.bit}"}}
+                for to in outgoing.recipients
+            ],
             "content": {"email_rfc822": content},
             "metadata": {ID_KEY: ident(outgoing)},
             "options": {"perform_substitutions": False},

@@ -24,7 +24,7 @@ __all__ = ["meaning", "reply_in"]
 _REASON: Final = 1000
 _ADDRESS: Final = re.compile(r"<?[^\s<>@:;,]{1,80}@[\w.-]{1,255}>?")
 _URL: Final = re.compile(r"(https?://[^\s/]{1,255})\S*")
-_STATUS: Final = r"([245]\.\d{1,3}\.\d{1,3})"
+_STATUS: Final = r"([45]\.\d{1,3}\.\d{1,3})"
 # 550 5.1.1, 550-5.1.1, 550 #5.1.1, (#5.1.1), [#5.1.1], 5.1.1 by itself; not a piece of an IP address or version
 _BOTH: Final = re.compile(rf"(?<![\d.:/-])([45]\d\d)[ -]+(?:[45]\d\d[ -]+)?[#']?{_STATUS}(?![\d.])")
 _ALONE: Final = re.compile(rf"(?<![\d./\w-])(?<!\d:)#?{_STATUS}(?![\d.\w])")

@@ -17,9 +17,7 @@ from mailerd.flow.classify import CATEGORIES
 
 __all__ = ["ADDRESS", "Phrases", "phrases", "said"]
 
-ADDRESS: Final = (
-    r"(?:\"[^\"\s\x00-\x1f\x7f]{1,64}\"|[^\s\x00-\x1f\x7f<>()\[\]:;,\"'@|]{1,100})@(?:[\w-]{1,63}\.)*[\w-]{1,63}"
-)
+ADDRESS: Final = r"(?:\"[^\"\s\x00-\x1f\x7f]{1,64}\"|[^\s\x00-\x1f\x7f<>()\[\]:;,\"'@|][^\s\x00-\x1f\x7f<>()\[\]:;,\"@|]{0,99})@(?:[\w-]{1,63}\.)*[\w-]{1,63}"
 
 
 class Phrases(msgspec.Struct, frozen=True):
@@ -59,7 +57,10 @@ def phrases() -> Phrases:
         any_of("complaint_subject"),
         any_of("marker", re.IGNORECASE | re.MULTILINE),
         any_of("not_recipient"),
-        tuple(re.compile(form.replace("ADDRESS", f"({ADDRESS})"), re.IGNORECASE) for form in data["recipient"]),
+        tuple(
+            re.compile(form.replace("ADDRESS", rf"(?<![\w.+-])({ADDRESS})"), re.IGNORECASE)
+            for form in data["recipient"]
+        ),
         tuple((rule["category"], re.compile(rule["text"])) for rule in rules),
     )
 

@@ -21,10 +21,13 @@ _RECIPIENTS: Final = 200
 _anywhere: Final = re.compile(f"({ADDRESS})")
 _ADDRESS: Final = re.compile(ADDRESS)
 _ORIGINAL: Final = re.compile(
-    r"^(?:received|return-path|message-id|dkim-signature|x-received|x-google-[\w-]{1,40}|mime-version|x-envelope-from):",
+    r"^(?:> ?)?(?:received|return-path|message-id|dkim-signature|x-received|x-google-[\w-]{1,40}|mime-version|x-envelope-from):",
     re.IGNORECASE | re.MULTILINE,
 )
 _TRANSCRIPT: Final = re.compile(r"\s{0,9}(?:<<<|\d{3})[ -]")
+_EXPANDED: Final = re.compile(
+    rf"\((?:expanded|generated) from:?\s{{1,20}}<?({ADDRESS})", re.IGNORECASE
+)  # Sendmail, Exim
 _REPLY: Final = re.compile(r"(?<![\d.])[45]\d\d[ :-]|[45]\.\d{1,3}\.\d{1,3}")
 
 
@@ -61,7 +64,9 @@ def results_of(text: str, named: list[str], ours: set[str], action: str, fallbac
             own = "\n".join(lines[earlier[-1] + 1 if earlier else 0 : place + 1])
         if not _REPLY.search(own) and (len(places) == 1 or len(own.split()) < 3):
             own = text
-        results.append(result(address, action, "", own.strip()))
+        from_ = _EXPANDED.search("\n".join(lines[place : place + 3])) if place >= 0 else None
+        before = from_[1].strip(".") if from_ and from_[1].lower() != address.lower() else ""
+        results.append(result(address, action, "", own.strip(), original=before))
     return results
 
 

@@ -103,6 +103,8 @@ def result(
         text = prose
         if said and (not status or _VAGUE.fullmatch(status)):
             status = said
+    if action in ("failed", "delayed") and status.startswith("2"):
+        status = ""  # of something else, or the number of a version
     category, hardness = meaning(action, code, status, reply if code or said else text, text)
     return Result(
         recipient=clean(recipient, 320),

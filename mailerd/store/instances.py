@@ -73,11 +73,12 @@ SELECT (SELECT count(*) FROM mailerd.instance i WHERE i.id <> $1 AND i.state = '
 """
 
 PUBLISH: Final = """
-INSERT INTO mailerd.stream AS s (name, dedup_window, expires)
-SELECT x.name, make_interval(secs => x.dedup), make_interval(secs => x.expires)
-FROM unnest($1::text[], $2::float8[], $3::float8[]) AS x(name, dedup, expires) ORDER BY x.name
-ON CONFLICT (name) DO UPDATE SET dedup_window = excluded.dedup_window, expires = excluded.expires, updated_at = now()
-WHERE (s.dedup_window, s.expires) IS DISTINCT FROM (excluded.dedup_window, excluded.expires)
+INSERT INTO mailerd.stream AS s (name, dedup_window, expires, marketing)
+SELECT x.name, make_interval(secs => x.dedup), make_interval(secs => x.expires), x.marketing
+FROM unnest($1::text[], $2::float8[], $3::float8[], $4::bool[]) AS x(name, dedup, expires, marketing) ORDER BY x.name
+ON CONFLICT (name) DO UPDATE SET dedup_window = excluded.dedup_window, expires = excluded.expires,
+  marketing = excluded.marketing, updated_at = now()
+WHERE (s.dedup_window, s.expires, s.marketing) IS DISTINCT FROM (excluded.dedup_window, excluded.expires, excluded.marketing)
 """
 
 
@@ -121,6 +122,7 @@ async def publish_streams(session: Session, streams: Sequence[Stream]) -> None:
         [s.name for s in streams],
         [float(s.dedup_window) for s in streams],
         [float(s.expires) for s in streams],
+        [s.marketing for s in streams],
     )
 
 

@@ -84,11 +84,16 @@ def _extra(settlement: Settlement) -> str:
                 "code": o.code,
                 "enhanced": o.enhanced,
                 "class": o.category,
-                "detail": o.text,
+                "detail": _detail(settlement.job.variant, o.text),
             }
             for kind, to, o in settlement.events[1:]
         ]
     ).decode()
+
+
+def _detail(variant: str, text: str) -> str:
+    """A stored template's version and variant stand before the peer's words."""
+    return f"[template {variant}] {text}".rstrip() if variant else text
 
 
 def _numbers(values: list[Any]) -> str:
@@ -180,7 +185,7 @@ def _columns(batch: Sequence[Settlement]) -> tuple[str, ...]:
         _numbers([o.code for o in outcomes]),
         _texts([o.enhanced for o in outcomes]),
         _texts([o.category for o in outcomes]),
-        _texts([o.text for o in outcomes]),
+        _texts([_detail(j.variant, o.text) if j.variant else o.text for j, o in zip(jobs, outcomes, strict=True)]),
         _texts([_extra(s) for s in batch]),
     )
 

@@ -105,7 +105,13 @@ class Metrics(Collector):
         self._messages = _Counters()
         self._retries = _Counters()
         self._events = _Counters()
+        self._webhooks = _Counters()
+        self._rates: dict[Labels, float] = {}
+        self._alerts: dict[Labels, float] = {}
         self._throttle_wait = _Counters()
+        self._inbound = _Counters()
+        self._inbound_stored = _Counters()
+        self._inbound_refused = _Counters()
         self._leases = self._lease_expired = self._fenced = 0
         self._enqueue_to_sent = _Histograms()
         self._phases: dict[tuple[str, str], Timing] = {}
@@ -159,9 +165,33 @@ class Metrics(Collector):
         """Events were written."""
         self._events.add((type,), count)
 
+    def webhook(self, name: str, outcome: str) -> None:
+        """A request to a webhook was `delivered`, or has `failed`."""
+        self._webhooks.add((name, outcome), 1)
+
+    def rates(self, shares: Iterable[tuple[Labels, float]], alerts: Iterable[Labels]) -> None:
+        """Replaces the shares by (rate, window, stream, provider, group), and the alerts by (stream, kind, level)."""
+        self._rates = {}
+        for labels, share in shares:
+            if len(self._rates) < SERIES:
+                self._rates[labels] = share
+        self._alerts = dict.fromkeys(alerts, 1.0)
+
     def throttle_wait(self, kind: str, seconds: float) -> None:
         """A lane with messages waited this long for a bucket of `kind` (provider, pool, domain, stream)."""
         self._throttle_wait.add((kind,), seconds)
+
+    def inbound(self, source: str, kind: str) -> None:
+        """A mail that came back was read, and is of this kind."""
+        self._inbound.add((_way(source), kind), 1)
+
+    def inbound_stored(self, source: str) -> None:
+        """A mail that came back was stored."""
+        self._inbound_stored.add((_way(source),), 1)
+
+    def inbound_refused(self, reason: str) -> None:
+        """A recipient, a connection or a mail was not taken."""
+        self._inbound_refused.add((reason,), 1)
 
     def queue(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
         """Replaces the queue's figures: (stream, state, messages, age in seconds of the oldest)."""
@@ -230,6 +260,17 @@ class Metrics(Collector):
             "mailerd_throttle_wait_seconds", "Time lanes waited for tokens.", ("bucket_kind",), self._throttle_wait
         )
         yield _counter("mailerd_events", "Events written.", ("type",), self._events)
+        yield _counter("mailerd_inbound_stored", "Mails that came back.", ("source",), self._inbound_stored)
+        yield _counter("mailerd_inbound_read", "Mails that came back, by kind.", ("source", "kind"), self._inbound)
+        yield _counter("mailerd_inbound_refused", "What was not taken, by reason.", ("reason",), self._inbound_refused)
+        yield _counter("mailerd_webhook_requests", "Webhook requests.", ("webhook", "outcome"), self._webhooks)
+        yield _gauge(
+            "mailerd_event_rate_ratio",
+            "Shares of what was sent: bounced, complained, opened, …",
+            ("rate", "window", "stream", "provider", "group"),
+            self._rates,
+        )
+        yield _gauge("mailerd_alert", "Always 1: this alert stands.", ("stream", "kind", "level"), self._alerts)
         self._turn_lag()
         yield _gauge("mailerd_event_loop_lag_seconds", "Worst delay of a timer lately.", (), {(): max(self._lag)})
         yield _gauge(
@@ -242,6 +283,11 @@ class Metrics(Collector):
         if windows:
             self._lag = [0.0, self._lag[0] if windows == 1 else 0.0]
             self._lag_turn += windows * _LAG_WINDOW
+
+
+def _way(source: str) -> str:
+    """listen, maildir or imap."""
+    return source.partition(":")[0]
 
 
 _PYTHON: Final = platform.python_version()

@@ -32,7 +32,7 @@ from mailerd.web.metrics import Metrics
 from mailerd.web.page import CSP, render
 from mailerd.web.throughput import INTERVAL, Throughput
 
-__all__ = ["OpsServer", "PortTaken"]
+__all__ = ["OpsServer", "PortTaken", "words"]
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -90,7 +90,7 @@ class OpsServer:
             await site.start()
         except OSError as error:
             await runner.cleanup()
-            raise PortTaken(_words(error, host, port)) from error
+            raise PortTaken(words(error, host, port, "ops.listen")) from error
         self._runner = runner
         bound = runner.addresses[0]
         self.address = (host or str(bound[0]), int(bound[1]))
@@ -188,12 +188,15 @@ def _addressed_to(host: str, names: set[str]) -> bool:
     return True
 
 
-def _words(error: OSError, host: str, port: int) -> str:
+def words(error: OSError, host: str, port: int, key: str) -> str:
+    """Why a listener could not be opened, in one line; `key` is what to change."""
     where = host or "every address"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {where} is taken: change ops.listen"
+        return f"port {port} on {where} is taken: change {key}"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"port {port} on {where} is not allowed to this user: change ops.listen to a port above 1023"
+        return f"port {port} on {where} is not allowed to this user: change {key} to a port above 1023"
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return f"{where} is no address of this machine: change ops.listen"
-    return f"cannot listen on port {port} of {where}: {os.strerror(error.errno) if error.errno else error}: change ops.listen"
+        return f"{where} is no address of this machine: change {key}"
+    return (
+        f"cannot listen on port {port} of {where}: {os.strerror(error.errno) if error.errno else error}: change {key}"
+    )

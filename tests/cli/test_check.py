@@ -249,3 +249,33 @@ def test_a_call_whose_template_is_none(server: Postgres, tmp_path: Path) -> None
     (problem,) = json.loads(result.stdout)["problems"]
     assert problem["path"] == "provider.esp.call"
     assert problem["message"].startswith("provider.esp.call: ")
+
+
+IDENTITY = '[[identity]]\nname = "main"\nfrom = "shop@example.org"\n'
+
+
+def warnings(folder: Path, text: str) -> list[str]:
+    file = folder / "m.toml"
+    file.write_text(text)
+    result = CliRunner().invoke(main, ["--config", str(file), "check"])
+    assert result.exit_code == 0, result.output
+    return result.stderr.splitlines()
+
+
+def test_bulk_mail_that_shares_with_urgent_mail_is_warned_of(tmp_path: Path) -> None:
+    streams = '[[stream]]\nname = "reset"\n[[stream]]\nname = "marketing"\n'
+    click, shares = warnings(tmp_path, SINK + IDENTITY + streams)
+    assert "stream.marketing: large receivers want `one_click = true`" in click
+    assert "stream.marketing: shares pool `default`, identity `main` with stream reset" in shares
+    meant = streams + "shared = true\none_click = true\n"
+    public = '[public]\nbase_url = "https://example.org"\nsecret = "0123456789abcdef"\n'
+    assert warnings(tmp_path, public + SINK + IDENTITY + meant) == []
+    # Streams that the file does not name are nobody's decision yet.
+    assert warnings(tmp_path, SINK + IDENTITY) == []
+    path = '[[identity]]\nname = "news"\nfrom = "News <news@example.org>"\nreturn_path = "shop@example.org"\n'
+    other = '[[pool]]\nname = "a"\nproviders = ["drop"]\n[[pool]]\nname = "b"\nproviders = ["drop"]\n'
+    apart = (
+        '[[stream]]\nname = "reset"\npools = ["a"]\n[[stream]]\nname = "marketing"\npools = ["b"]\nidentity = "news"\n'
+    )
+    _, shares = warnings(tmp_path, SINK + IDENTITY + path + other + apart)
+    assert "shares return path `shop@example.org` with stream reset" in shares

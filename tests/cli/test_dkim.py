@@ -15,6 +15,7 @@ from typing import Any
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 import pytest
 from click.testing import CliRunner, Result
@@ -108,7 +109,7 @@ def test_wrong_usage(arguments: list[str], code: int, words: str, tmp_path: Path
 
 
 class Zone(asyncio.DatagramProtocol):
-    """TXT records by name, each a list of strings; a response code; or silence (None)."""
+    """TXT records by name, others by `MX name`, each a list of strings; a response code; or silence (None)."""
 
     records: dict[str, list[list[str]] | int | None]
 
@@ -118,7 +119,9 @@ class Zone(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         query = dns.message.from_wire(data)
         question = query.question[0].name
-        found = self.records.get(question.to_text(omit_final_dot=True), int(dns.rcode.NXDOMAIN))
+        kind = dns.rdatatype.to_text(query.question[0].rdtype)
+        name = question.to_text(omit_final_dot=True)
+        found = self.records.get(name if kind == "TXT" else f"{kind} {name}", int(dns.rcode.NXDOMAIN))
         if found is None:
             return
         answer = dns.message.make_response(query)
@@ -126,8 +129,9 @@ class Zone(asyncio.DatagramProtocol):
         if isinstance(found, int):
             answer.set_rcode(dns.rcode.Rcode(found))
         elif found:
-            texts = [" ".join(f'"{piece}"' for piece in text) for text in found]
-            answer.answer.append(dns.rrset.from_text(question, 60, "IN", "TXT", *texts))
+            quote = '"{}"' if kind == "TXT" else "{}"
+            texts = [" ".join(quote.format(piece) for piece in text) for text in found]
+            answer.answer.append(dns.rrset.from_text(question, 60, "IN", kind, *texts))
         self.transport.sendto(answer.to_wire(), addr)
 
 
@@ -154,6 +158,13 @@ DNS = Published(*KEYS.values())
 
 def check(folder: Path, *selectors: str) -> dict[str, Any]:
     """What `check --connect --json` reports; of its findings only those of keys."""
+    report = whole_check(folder, *selectors)
+    report["warnings"] = [line for line in report["warnings"] if "dkim" in line]
+    report["keys"] = {f["subject"]: (f["ok"], f["detail"]) for f in report["checks"] if "dkim" in f["subject"]}
+    return report
+
+
+def whole_check(folder: Path, *selectors: str) -> dict[str, Any]:
     text = f'[database]\nurl = "postgresql://127.0.0.1:{free_port()}/x"\n[groups]\nnameservers = ["127.0.0.1"]\n'
     text += '[[provider]]\nname = "drop"\nkind = "sink"\n[[identity]]\nname = "shop"\nfrom = "a@shop.example"\n'
     for selector in selectors:
@@ -164,7 +175,6 @@ def check(folder: Path, *selectors: str) -> dict[str, Any]:
     result = CliRunner().invoke(main, ["--config", str(folder / "m.toml"), "check", "--connect", "--json"], env=env)
     report = json.loads(result.stdout)
     assert isinstance(report, dict)
-    report["keys"] = {f["subject"]: (f["ok"], f["detail"]) for f in report["checks"] if "dkim" in f["subject"]}
     return report
 
 
@@ -206,3 +216,76 @@ def test_what_is_warned_of(zone: Zone, tmp_path: Path) -> None:
     _, warning = result.stderr.splitlines()
     words = f"everybody on this machine may read {tmp_path}/e1.pem (chmod o-r)"
     assert warning == f"mailerd: warning: identity.shop.dkim: {words}"
+
+
+RIGHT: dict[str, list[list[str]] | int | None] = {
+    "shop.example": [["v=spf1 include:relay.example ~all"], ["something-else"]],
+    "_dmarc.shop.example": [["v=DMARC1; p=quarantine"]],
+    "MX shop.example": [["10 mx.shop.example."]],
+}
+
+
+def domain_records(zone: Zone, folder: Path, **changed: Any) -> tuple[dict[str, tuple[bool, str]], list[str]]:
+    """(findings by subject, warnings) of the identity's domain."""
+    zone.records = {**RIGHT, **changed}
+    report = whole_check(folder)
+    found = {f["subject"]: (f["ok"], f["detail"]) for f in report["checks"] if f["subject"].startswith("identity.")}
+    return found, report["warnings"]
+
+
+def test_a_domain_with_all_its_records(zone: Zone, tmp_path: Path) -> None:
+    found, warnings = domain_records(zone, tmp_path)
+    assert warnings == []
+    assert found == {
+        "identity.shop.spf": (True, "shop.example has one: v=spf1 include:relay.example ~all"),
+        "identity.shop.dmarc": (True, "_dmarc.shop.example has p=quarantine"),
+        "identity.shop.mx": (True, "shop.example takes mail at mx.shop.example"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"shop.example": []}, "identity.shop.spf: no SPF record at shop.example"),
+        ({"_dmarc.shop.example": []}, "identity.shop.dmarc: no DMARC record at _dmarc.shop.example"),
+        ({"MX shop.example": []}, "identity.shop.mx: shop.example takes no mail (no MX, no address)"),
+        ({"MX shop.example": [["0 ."]]}, "identity.shop.mx: shop.example says that it takes no mail"),
+        ({"shop.example": int(dns.rcode.SERVFAIL)}, "identity.shop.spf: no answer for shop.example"),
+    ],
+    ids=["spf", "dmarc", "mx", "null-mx", "failure"],
+)
+def test_what_a_domain_lacks_is_warned_of(zone: Zone, tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    _, (warning,) = domain_records(zone, tmp_path, **changed)
+    assert warning.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("changed", "subject", "words"),
+    [
+        ({"shop.example": [["v=spf1 -all"], ["v=spf1 ~all"]]}, "spf", "2 SPF records at shop.example"),
+        ({"shop.example": [["v=spf1 +all"]]}, "spf", "lets everybody send"),
+        ({"_dmarc.shop.example": [["v=DMARC1; p=none"], ["v=DMARC1; p=reject"]]}, "dmarc", "2 DMARC records"),
+        ({"_dmarc.shop.example": [["v=DMARC1; p=maybe"]]}, "dmarc", "has no valid p="),
+    ],
+)
+def test_what_receivers_cannot_use_is_a_fault(
+    zone: Zone, tmp_path: Path, changed: dict[str, Any], subject: str, words: str
+) -> None:
+    found, _ = domain_records(zone, tmp_path, **changed)
+    ok, detail = found[f"identity.shop.{subject}"]
+    assert not ok
+    assert words in detail
+
+
+def test_our_own_address_has_a_name_that_leads_back(zone: Zone, tmp_path: Path) -> None:
+    from mailerd.cli import domainrecords
+
+    async def ptr() -> Any:
+        return await domainrecords._ptr("provider.relay.ptr", "192.0.2.1", ["127.0.0.1"])
+
+    zone.records = {"PTR 1.2.0.192.in-addr.arpa": [["mx.shop.example."]], "A mx.shop.example": [["192.0.2.1"]]}
+    assert asyncio.run(ptr()).detail == "192.0.2.1 is mx.shop.example"
+    zone.records = {"PTR 1.2.0.192.in-addr.arpa": [["mx.shop.example."]], "A mx.shop.example": [["192.0.2.9"]]}
+    assert "does not lead back" in asyncio.run(ptr()).detail
+    zone.records = {}
+    assert "has no reverse name" in asyncio.run(ptr()).detail

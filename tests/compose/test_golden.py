@@ -13,6 +13,7 @@ Reply-To: help@shop.example
 Subject: Your order 4711
 Date: Thu, 05 Nov 2026 10:20:30 +0000
 Message-ID: <11259375.{t}@shop.example>
+Auto-Submitted: auto-generated
 MIME-Version: 1.0
 Content-Type: text/plain; charset=utf-8
 Content-Transfer-Encoding: 7bit
@@ -34,6 +35,7 @@ Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe_aus_K=C3=B6ln=3A_Ihre_Bestellung_Nummer?=
  =?utf-8?q?_4711_ist_heute_Nachmittag_unterwegs_zu_Ihnen?=
 Date: Thu, 05 Nov 2026 10:20:30 +0000
 Message-ID: <11259375.{t}@shop.example>
+In-Reply-To: <{thread}@shop.example>
 References: <{thread}@shop.example>
 List-Unsubscribe: <https://shop.example/u?id=0123456789012345678901234567890123456789>,
  <mailto:stop@shop.example>

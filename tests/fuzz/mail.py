@@ -101,6 +101,11 @@ def _fields(row: Row, message: EmailMessage, outgoing: Outgoing) -> None:
         asked["reply-to"] += 1
     if row["thread_key"] is not None and "references" not in own:
         asked["references"] += 1
+        asked["in-reply-to"] = asked["in-reply-to"] or 1
+    if row["thread_key"] is None and row["stream"] != "marketing":
+        asked["auto-submitted"] = asked["auto-submitted"] or 1
+    if row["stream"] == "marketing":
+        asked["precedence"] = asked["precedence"] or 1
     subject = _subject(row)
     if subject is not None:
         asked["subject"] += 1

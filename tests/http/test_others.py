@@ -191,7 +191,7 @@ async def test_mailersend_in_full() -> None:
         "text": "Hallo",
         "references": ["<a@b>", "<c@d>"],
         "in_reply_to": "<c@d>",
-        "tags": ["welcome"],
+        "tags": [f"mailerd_id-{sent.job.id}", "welcome"],
         "attachments": [
             {"filename": "l.png", "content": "YWJj", "disposition": "inline", "id": "logo"},
             {"filename": "a.png", "content": "YWJj", "disposition": "attachment"},

@@ -110,7 +110,7 @@ async def test_five_hundred_go_in_one_call_and_their_answer_is_read_whole() -> N
     async with api(answer) as server, rig("postmark", server.url, *messages, **KEY) as run:
         await run.settled(*messages)
         for sent in messages:
-            assert run.source.outcome(sent).provider_message_id == str(sent.job.id).rjust(36, "0")
+            assert run.source.outcome(sent).provider_message_id == f"{sent.job.id}-0".rjust(36, "0")
     assert [len(seen.json) for seen in server.seen] == [500, 1]
 
 

@@ -69,7 +69,7 @@ async def test_several_share_a_call_but_for_those_with_attachments() -> None:
     assert len(batch.json) == 5
     assert batch.headers["x-batch-validation"] == "permissive"
     for sent in messages:
-        assert run.source.outcome(sent).provider_message_id == f"id-{sent.job.id}"
+        assert run.source.outcome(sent).provider_message_id == f"id-{sent.job.id}-0"
 
 
 async def test_each_of_a_batch_has_its_own_verdict() -> None:

@@ -22,7 +22,10 @@ async def test_a_message_goes_as_it_was_composed() -> None:
     (seen,) = server.seen
     assert (seen.method, seen.path, seen.headers["authorization"]) == ("POST", "/api/v1/transmissions", "spark")
     assert seen.json == {
-        "recipients": [{"address": {"email": "ann@example.org"}}, {"address": {"email": "carl@example.org"}}],
+        "recipients": [
+            {"address": {"email": "ann@example.org"}, "metadata": {"mailerd_id": f"{sent.job.id}-0"}},
+            {"address": {"email": "carl@example.org"}, "metadata": {"mailerd_id": f"{sent.job.id}-1"}},
+        ],
         "content": {"email_rfc822": sent.content.decode()},
         "metadata": {"mailerd_id": str(sent.job.id)},
         "options": {"perform_substitutions": False},

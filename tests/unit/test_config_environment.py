@@ -76,7 +76,7 @@ def test_default_streams_can_be_set() -> None:
         ("MAILERD_DATABASE__URLL", "x", "MAILERD_DATABASE__URLL: unknown variable; did you mean `MAILERD_DATABASE__URL`?"),
         ("MAILERD_PROVIDER__MY_RELAY__PASSWORD", "x", "MAILERD_PROVIDER__MY_RELAY__PASSWORD: unknown variable; did you mean `MAILERD_PROVIDER__MY_RELAY_EU__PASSWORD`?"),
         ("MAILERD_IDENTITY__X__FROM", "x", "MAILERD_IDENTITY__X__FROM: unknown variable: no [[identity]] with such a name"),
-        ("MAILERD_WEBHOOK__A__URL", "x", "MAILERD_WEBHOOK__A__URL: not available in this version (outgoing webhooks)"),
+        ("MAILERD_WEBHOOK__A__URL", "x", "MAILERD_WEBHOOK__A__URL: unknown variable; did you mean `MAILERD_PUBLIC__BASE_URL`?"),
         ("MAILERD_LEASE__TTL", "soon", "lease.ttl: is no duration: write `250ms`, `30s`, `5m`, `2h`, `2d`, or a number of seconds (from env MAILERD_LEASE__TTL)"),
         ("MAILERD_LEASE__MAX_UNSETTLED", "1e3", "lease.max_unsettled: must be a whole number (from env MAILERD_LEASE__MAX_UNSETTLED)"),
         ("MAILERD_PROVIDER__MY_RELAY_EU__PIPELINE", "maybe", "provider.my-relay.eu.pipeline: must be true or false (from env MAILERD_PROVIDER__MY_RELAY_EU__PIPELINE)"),

@@ -11,6 +11,7 @@ from mailerd.config.provider import Provider
 from mailerd.config.schema import keys
 from mailerd.http.dialect import Fault
 from mailerd.http.kinds import DIALECTS
+from mailerd.webhook.kinds import webhook
 from tests.unit.test_config_load import good, problems
 
 RESEND = '[[provider]]\nname = "esp"\nkind = "resend"\n'
@@ -94,3 +95,70 @@ def test_an_api_that_is_not_known_by_name(tmp_path: Path) -> None:
 
 def test_faults_have_the_same_names_everywhere() -> None:
     assert tuple(Fault) == kinds.FAULTS
+
+
+# -- webhooks -----------------------------------------------------------------------------------------------------------
+
+P256 = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEozYA3Hx9wcnRGpyNALyEUYEtmBKii05IjTuRvqDeQtb3WH4M2/IujlvFCi0f7WxsO2ldKonIXFIdQ8+ZAlOtiQ=="
+P256_TOO = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEy3ABnIAQxOXPvMGBY+VtionLes5/CTo9IowgwU4Ay/gEa37bt/h8hU5wpGWNhwXwE7Vl+bk1+r1ACT+aHlN4Mg=="
+WHSEC = "whsec_MjQgb2N0ZXRzIG9mIGEgc2VjcmV0IC4uLg=="
+OTHER = dict.fromkeys(kinds.HTTP, "0123456789abcdeg") | {"resend": "MDEyMzQ1Njc4OWFiY2RlZg==", "sendgrid": P256_TOO}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "secret"),
+    [
+        ("resend", "", WHSEC),
+        ("resend", "", WHSEC.removeprefix("whsec_")),
+        ("sendgrid", "", P256),
+        ("mailgun", 'domain = "m.example"', "0123456789abcdef"),
+        ("postmark", "", "mailerd:0123456789abcdef"),
+    ],
+)
+def test_a_webhook_has_a_secret_or_several(kind: str, more: str, secret: str) -> None:
+    table = f'[[provider]]\nname = "esp"\nkind = "{kind}"\napi_key = "k"\n{more}\n'
+    for text, expected in ((f'"{secret}"', (secret,)), (f'["{secret}", "{OTHER[kind]}"]', (secret, OTHER[kind]))):
+        (provider,) = good(f"{table}webhook_secret = {text}").config.provider
+        assert provider.webhook_secret == expected
+        assert webhook(provider) is not None
+    (provider,) = good(table, {"MAILERD_PROVIDER__ESP__WEBHOOK_SECRET": secret}).config.provider
+    assert provider.webhook_secret == (secret,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "secret", "wrong"),
+    [
+        ("resend", "", "whsec_???", "is no signing secret of a webhook: it begins with `whsec_`, and base64 follows"),
+        ("resend", "", "whsec_MjQg", "is no signing secret of a webhook: it begins with `whsec_`, and base64 follows"),
+        ("sendgrid", "", "-----BEGIN PUBLIC KEY-----", "is no verification key of the Signed Event Webhook: base64 of a P-256 key, without PEM lines"),
+        ("sendgrid", "", "MjQgb2N0ZXRz", "is no verification key of the Signed Event Webhook: base64 of a P-256 key, without PEM lines"),
+        ("mailgun", 'domain = "m.example"', "short", "must be ASCII, and 16 characters or more"),
+        ("brevo", "", "schlüsselschlüssel", "must be ASCII, and 16 characters or more"),
+    ],
+)  # fmt: skip
+def test_a_secret_that_proves_nothing(kind: str, more: str, secret: str, wrong: str) -> None:
+    table = f'[[provider]]\nname = "esp"\nkind = "{kind}"\napi_key = "k"\n{more}\nwebhook_secret = "{secret}"'
+    assert problems(table) == [f"6: provider.esp.webhook_secret: {wrong}"]
+
+
+def test_a_secret_that_stands_there_twice_is_not_shown() -> None:
+    table = f'{RESEND}api_key = "k"\nwebhook_secret = ["{WHSEC}", "{WHSEC}"]'
+    assert problems(table) == ["5: provider.esp.webhook_secret: names one twice"]
+
+
+def test_ses_has_topics_and_a_relay_has_no_webhook() -> None:
+    table = '[[provider]]\nname = "esp"\nkind = "ses"\naccess_key = "a"\nsecret_key = "s"\nregion = "eu-central-1"\n'
+    arn = "arn:aws:sns:eu-central-1:123456789012:mail"
+    (provider,) = good(f'{table}webhook_topics = "{arn}"').config.provider
+    assert provider.webhook_topics == (arn,)
+    assert problems(f'{table}webhook_topics = ["mail"]') == [
+        (
+            "7: provider.esp.webhook_topics: must be the ARN of an SNS topic, as in "
+            "arn:aws:sns:eu-central-1:123456789012:mail, not `mail`"
+        )
+    ]
+    assert problems(f'{table}webhook_secret = "0123456789abcdef"') == [
+        '7: provider.esp.webhook_secret: is not for kind = "ses"'
+    ]
+    (wrong,) = problems('[[provider]]\nname = "relay"\nhost = "h"\nwebhook_secret = "0123456789abcdef"')
+    assert "webhook_secret: is for providers with an HTTP API" in wrong

@@ -33,7 +33,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "templates").mkdir()
     (tmp_path / "replies.toml").write_text("")
     (tmp_path / "api.json.j2").write_text("{}")
-    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    for name in ("ca.pem", "fullchain.pem", "privkey.pem"):
+        (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\n")
     key_file(tmp_path, rsa_key(), "dkim.pem")
     return tmp_path / "mailerd.toml"
 
@@ -87,6 +88,8 @@ def test_the_examples_of_an_api_work(kind: str, folder: Path) -> None:
         for name, key in keys(Provider).items()
         if kind in users(name) and name != "call"
     ]
+    if kind == "sendgrid":  # alone in having a public key for a secret
+        lines = [line for line in lines if not line.startswith("webhook_secret")]
     if kind == "http":
         lines += [
             f"call.{name} = {show(key, key.example if key.default in (None, ()) else key.default)}"

@@ -1,0 +1,1 @@
+"""Files that commands write out for users to start from; no code."""

@@ -1,0 +1,1 @@
+"""Mail that comes back, received: a listener, Maildirs, IMAP; stored, read, and its reports applied."""
