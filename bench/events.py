@@ -20,7 +20,8 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.config import model
 from mailerd.config.webhook import Webhook
 from mailerd.daemon.webhooks import Webhooks

@@ -28,7 +28,8 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.compose.tokens import Tokens
 from mailerd.config.model import Config, Database, Stream
 from mailerd.config.public import Public

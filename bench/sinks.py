@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from mailerd.bench.child import Child, mailerd  # noqa: E402
 from mailerd.bench.meter import Meter  # noqa: E402
-from mailerd.bench.postgres import free_port  # noqa: E402
+from mailerd.bench.port import free_port  # noqa: E402
 
 
 @contextlib.contextmanager

@@ -191,6 +191,7 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     metadata: str | None = None
     age: float = 0.0  # seconds it had waited when it was leased, by Postgres's clock (from send_at, if that was later)
     leased_at: float = 0.0  # monotonic
+    checked: float = 0.0  # monotonic; when its recipients were last looked up in the suppression list
     bounced: int = 0  # times it came back unsent within this lease
     noted: tuple[tuple[Recipient, Outcome], ...] = ()  # recipients that the gates have dealt with already
     permits: tuple[Permit, ...] = ()  # of the limits that it falls under

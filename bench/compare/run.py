@@ -34,7 +34,8 @@ from postfix import Postfix, missing  # noqa: E402
 from mailerd.bench.child import Child, mailerd  # noqa: E402
 from mailerd.bench.ledger import accepted, read  # noqa: E402
 from mailerd.bench.meter import Meter  # noqa: E402
-from mailerd.bench.postgres import Postgres, free_port  # noqa: E402
+from mailerd.bench.port import free_port  # noqa: E402
+from mailerd.bench.postgres import Postgres  # noqa: E402
 from mailerd.bench.result import machine  # noqa: E402
 from mailerd.bench.template import write_template  # noqa: E402
 

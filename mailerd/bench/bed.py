@@ -24,7 +24,8 @@ from mailerd.bench.child import Child, ChildFailed, mailerd, ready
 from mailerd.bench.ending import undisturbed
 from mailerd.bench.ledger import accepted
 from mailerd.bench.meter import Meter, postmaster
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.bench.settings import Settings, Target, configuration
 from mailerd.bench.template import write_template
 from mailerd.config.dkim import new_key, write_key

@@ -36,7 +36,7 @@ def number(value: float) -> str:
 
 def ticks(top: float, count: int = 4) -> list[float]:
     """Round values from 0 to at least `top`."""
-    if top <= 0:
+    if top < 1e-300:  # nothing, or too little to be divided
         return [0.0, 1.0]
     raw = top / count
     unit = 10 ** math.floor(math.log10(raw))
@@ -66,7 +66,7 @@ def chart(
         return f"<figure><figcaption><b>{escape(title)}</b> too short to draw</figcaption></figure>"
     left, right = min(0.0, *(x for x, _ in points)), max(x for x, _ in points)
     highest = max(y for _, y in points)
-    marks = _powers(min(y for _, y in points if y > 0 or not log), highest) if log else ticks(highest)
+    marks = _powers(min((y for _, y in points if y > 0), default=1.0), highest) if log else ticks(highest)
     low, top = marks[0], marks[-1]
 
     def place_x(x: float) -> float:

@@ -23,7 +23,8 @@ import msgspec
 from mailerd.bench.child import Child, ChildFailed, mailerd, ready
 from mailerd.bench.ending import undisturbed
 from mailerd.bench.ledger import accepted, read
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.bench.result import percentile
 from mailerd.config.model import Database
 from mailerd.store.database import Session

@@ -13,10 +13,8 @@ import contextlib
 import importlib.util
 import os
 import pwd
-import random
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import tempfile
@@ -26,28 +24,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["Postgres", "PostgresMissing", "binaries", "free_port"]
+from mailerd.bench.port import free_port
+
+__all__ = ["Postgres", "PostgresMissing", "binaries"]
 
 _SERVERS = ("pgserver", "postgres", "nobody")  # users that root may run it as, in order of preference
 
 
 class PostgresMissing(Exception):
     """No Postgres binaries were found; the text says how to get them."""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now.
-
-    Chosen below the range that the kernel gives to outgoing connections, so that none of them takes it before we do.
-    """
-    for port in (*random.sample(range(15_000, 32_000), 100), 0):
-        with socket.socket() as s:
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(s.getsockname()[1])
-    raise OSError("no free port on the loopback interface")
 
 
 def binaries(version: int | None = None) -> Path:

@@ -58,6 +58,7 @@ COMMANDS: dict[str, Entry] = {
     "dead": Entry("mailerd.cli.dead:dead", "Messages", "List, retry or drop dead letters."),
     "doubt": Entry("mailerd.cli.doubt:doubt", "Messages", "Decide about messages that may have been sent."),
     "suppress": Entry("mailerd.cli.suppress:suppress", "Messages", "Manage the addresses that get no mail."),
+    "privacy": Entry("mailerd.cli.privacy:privacy", "Messages", "Tell or erase what is held about an address."),
     "bounce": Entry("mailerd.cli.bounce:bounce", "Messages", "Read bounces, complaints and automatic replies."),
     "inbound": Entry("mailerd.cli.inbound:inbound", "Messages", "Show mail that came back, and read it again."),
     "bench": Entry("mailerd.cli.bench:bench", "Measuring", "Load-test this machine, with its own schema and sink."),

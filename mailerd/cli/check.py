@@ -7,6 +7,7 @@ left. Each failure is one line that says what to do. Every wait has the deadline
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "check"]
 
 POSTGRES = 150_000  # the oldest server that the schema works on
+FAREWELL = 0.5  # seconds to wait for a peer's
 AT_ONCE = 10  # providers that are tried at the same time
 
 
@@ -266,13 +268,38 @@ async def _provider(provider: Provider) -> Finding:
     if isinstance(found, Trouble):
         return Finding(subject, False, f"{found}: {_advice(found, provider)}")
     cipher = found.get_extra_info("cipher")
-    # Nobody reads the reply, but a server that logs politeness sees it.
-    found.write(b"QUIT\r\n")
-    found.close()
+    await _leave(found)
     words = [f"{provider.host} port {provider.port} answers", cipher[1] if cipher else "not encrypted"]
     if provider.username is not None:
         words.append(f"logged in as {provider.username}")
     return Finding(subject, True, ", ".join(words))
+
+
+class _Ending(asyncio.Protocol):
+    """Reads nothing, and knows when the connection is gone."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone.set()
+
+
+async def _leave(transport: asyncio.Transport) -> None:
+    """Says QUIT and waits until the connection is gone: an event loop that ends in the middle of a farewell over TLS fails."""
+    ending = _Ending()
+    transport.set_protocol(ending)
+    # Nobody reads the reply, but a server that logs politeness sees it.
+    transport.write(b"QUIT\r\n")
+    transport.close()
+    try:
+        async with asyncio.timeout(FAREWELL):
+            await ending.gone.wait()
+    except TimeoutError:  # the peer does not answer it
+        transport.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await ending.gone.wait()
 
 
 def _advice(trouble: Trouble, provider: Provider) -> str:

@@ -1,15 +1,16 @@
 """`mailerd suppress`: the addresses that get no mail, of one stream or all, by hand or as CSV.
 
 CSV has the columns address, stream, reason, until; a heading line names them in any order, without one a line is an
-address, or these four in order. Addresses are taken as people write them and stored in normal form.
+address, or these four in order. Files that providers export are read, too (`cli.suppressfile`). Addresses are taken as people
+write them and stored in normal form.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import islice
 from pathlib import PurePath
 from typing import IO, Final
 
@@ -18,8 +19,8 @@ import click
 from mailerd.cli.database import actor, with_database
 from mailerd.cli.output import Exit, Fatal, json_option, print_json
 from mailerd.cli.records import print_records
+from mailerd.cli.suppressfile import REASON_LIMIT, UnknownHeading, checked_reason, normal_address, read
 from mailerd.cli.times import Instant
-from mailerd.message import Failure
 from mailerd.store import suppression as store
 from mailerd.store.database import Session
 from mailerd.store.suppression import Suppression
@@ -28,7 +29,6 @@ __all__ = ["suppress"]
 
 _COLUMNS: Final = ("address", "stream", "reason", "until")
 _SHOWN: Final = 20  # faulty lines of an import that are named one by one
-_LONGEST: Final = 200  # octets of a reason
 
 
 @click.group()
@@ -123,21 +123,25 @@ def list_entries(
 @click.argument("file", type=click.File("r", encoding="utf-8-sig", errors="surrogateescape"))
 @click.option("--stream", default="", help="For lines that name none.")
 @click.option(
-    "--reason", default="import", show_default=True, callback=lambda _c, _p, v: _reason(v), help="For lines without."
+    "--reason",
+    callback=lambda _c, _p, v: v and _reason(v),
+    help="For lines without one, and all of a provider's file. Default: what the file says, else import.",
 )
 @json_option
 @click.pass_context
-def import_entries(ctx: click.Context, file: IO[str], stream: str, reason: str, as_json: bool) -> None:
+def import_entries(ctx: click.Context, file: IO[str], stream: str, reason: str | None, as_json: bool) -> None:
     """Read addresses from a CSV file, or `-`.
 
-    Columns: address, stream, reason, until. A line that cannot be used is named and left out; exit 1 then.
+    Columns: address, stream, reason, until. Lists that SendGrid, Mailgun, Postmark, SES, SparkPost, Resend and Brevo
+    export are known by their heading line (SendGrid's blocks look like its bounces: do not import those). A line that
+    cannot be used is named and left out; exit 1 then.
     """
     name = str(getattr(file, "name", "-"))
-    source = f"import {PurePath(name).name}"[:_LONGEST]
+    source = f"import {PurePath(name).name}"[: REASON_LIMIT - 40]
     faults: list[str] = []
 
     async def work(session: Session) -> tuple[int, int]:
-        lines = _read(file, stream, reason, source, faults)
+        lines = read(file, stream, reason, source, faults)
         number = new = 0
         while page := list(islice(lines, store.PAGE)):
             new += await store.add(session, page)
@@ -145,7 +149,10 @@ def import_entries(ctx: click.Context, file: IO[str], stream: str, reason: str, 
         await store.audit(session, actor(), "suppress import", name, f"{number} addresses, {new} new")
         return number, new
 
-    number, new = with_database(ctx, work)
+    try:
+        number, new = with_database(ctx, work)
+    except UnknownHeading as wrong:
+        raise Fatal(str(wrong), Exit.FAILED) from None
     if as_json:
         print_json({"read": number, "new": new, "refused": faults})
     else:
@@ -172,56 +179,18 @@ def export(ctx: click.Context, file: IO[str], stream: str | None) -> None:
     with_database(ctx, work)
 
 
-def _read(lines: Iterable[str], stream: str, reason: str, source: str, faults: list[str]) -> Iterator[Suppression]:
-    reader = csv.reader(lines)
-    columns: Sequence[str] = _COLUMNS
-    first = next(reader, None)
-    if first is None:
-        return
-    heading = [cell.strip().lower() for cell in first]
-    if any(name in heading for name in ("address", "email")):
-        columns = ["address" if name == "email" else name for name in heading]
-        rows: Iterable[list[str]] = reader
-    else:
-        rows = chain([first], reader)
-    for row in rows:
-        cells = {name: cell.strip() for name, cell in zip(columns, row, strict=False)}
-        if not any(cells.values()):
-            continue
-        try:
-            yield Suppression(
-                address=_normal(cells.get("address", "")),
-                stream=cells.get("stream") or stream,
-                reason=_reason(cells.get("reason") or reason),
-                source=source,
-                until=_until(cells.get("until", "")),
-            )
-        except click.BadParameter as wrong:
-            faults.append(f"line {reader.line_num}: {wrong.message}")
-
-
 def _normal(address: str) -> str:
-    from mailerd.compose.address import normal
-
     try:
-        return normal(address)
-    except Failure as wrong:
-        raise click.BadParameter(wrong.reason) from None
+        return normal_address(address)
+    except ValueError as wrong:
+        raise click.BadParameter(str(wrong)) from None
 
 
 def _reason(text: str) -> str:
-    if not text.isprintable() or len(text.encode("utf-8", "replace")) > _LONGEST:
-        raise click.BadParameter(f"reason: has a control character, or is longer than {_LONGEST} octets")
-    return text
-
-
-def _until(text: str) -> datetime | None:
-    if not text:
-        return None
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"until: {text[:40]!a} is no time such as 2026-12-24T18:00+00:00") from None
+        return checked_reason(text)
+    except ValueError as wrong:
+        raise click.BadParameter(str(wrong)) from None
 
 
 def _day(instant: datetime | None) -> str | None:

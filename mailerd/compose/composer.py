@@ -77,7 +77,7 @@ class Composer:
     """Composes the messages of one configuration; a reload makes a new one. Raises `Failure` for a bad identity or key."""
 
     def __init__(self, config: Config, library: Library | None = None) -> None:
-        self.library = library
+        self.versions = library
         self._limit = int(config.limits.message_size)
         self._templates = Templates(config.templates.path, self._limit, library)
         self._identities: dict[str, _Sender] = {}

@@ -6,6 +6,9 @@ Leased jobs come by `admit` and `later`; every await in here may see their lease
 so each is asked for again before it goes on: what is no longer held, or held by another lease, is dropped. What could
 not be looked up stays, held and renewed, and is tried again: nothing is sent unchecked, and nothing is given up.
 
+What waited long in the backlog comes back (`stale`) and is looked up once more before it is sent: somebody may have
+unsubscribed meanwhile. The limit on how often one address is written to has counted it already.
+
 Hazard: `run` fetches beside the pipeline's own statements, on a session of its own.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -44,7 +48,7 @@ TROUBLE_PAUSE = 1.0
 
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
-    more; `threads` sign, if there is a key at all."""
+    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`)."""
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class Admission:
         memory: int,
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
+        erased: bytes | None = None,
         files: Files | None = None,
         message_size: int = 26_214_400,
     ) -> None:
@@ -63,11 +68,13 @@ class Admission:
         self._drop = stream.per_recipient_excess == "drop"
         self._backlog = backlog
         self._composer = composer
+        self._erased = erased
         self._payloads = payloads
         self._memory = memory
         self._on_admitted = on_admitted
         self._heavy: deque[Job] = deque()  # leased without their payload
         self._unchecked: list[Job] = []  # with it, but the suppression list could not be read
+        self._stale: list[Job] = []  # looked up too long ago
         self._signing = Signing(backlog, composer, threads, on_admitted) if threads is not None else None
         self._attaching = (
             Attaching(backlog, files, message_size, self._room, self._large, self._hand_over) if files else None
@@ -77,7 +84,9 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Jobs that are leased, and not in the backlog yet."""
-        return len(self._heavy) + len(self._unchecked) + (self._signing.waiting if self._signing else 0)
+        return (
+            len(self._heavy) + len(self._unchecked) + len(self._stale) + (self._signing.waiting if self._signing else 0)
+        )
 
     @property
     def octets(self) -> int:
@@ -95,12 +104,17 @@ class Admission:
             self._heavy.append(job)
         self._more.set()
 
+    def stale(self, job: Job) -> None:
+        """A held job was looked up too long ago to be sent: `again` does it once more."""
+        self._stale.append(job)
+
     def empty(self) -> list[Job]:
         """Takes out everything, for giving it back. What is being looked up just now is found to be gone then."""
-        jobs = [*self._heavy, *self._unchecked, *(self._signing.empty() if self._signing else ())]
+        jobs = [*self._heavy, *self._unchecked, *self._stale, *(self._signing.empty() if self._signing else ())]
         jobs += self._attaching.empty() if self._attaching else ()
         self._heavy.clear()
         self._unchecked.clear()
+        self._stale.clear()
         ours = [job for job in jobs if self._backlog.held.pop(job.id, None) is not None]
         for job in ours:
             refund(job)
@@ -117,21 +131,51 @@ class Admission:
         await self._admit(jobs, session)
 
     async def again(self, session: Session) -> None:
-        """What could not be checked before."""
+        """What could not be checked before, or was too long ago."""
         if self._unchecked:
             jobs, self._unchecked = self._unchecked, []
             await self._admit(self._ours(jobs), session)
+        if self._stale:
+            jobs, self._stale = self._stale, []
+            await self._recheck(self._ours(jobs), session)
+
+    async def _recheck(self, jobs: Sequence[Job], session: Session) -> None:
+        wanted = [(job, self._composer.addresses(job)) for job in jobs]
+        now = time.monotonic()  # before the look, not after: it is as old as its snapshot
+        try:
+            stopped = await self._suppressed(session, wanted)
+        except BaseException:
+            self._stale.extend(jobs)
+            raise
+        anew: list[Job] = []  # of several recipients, some are left: it is another message now
+        for job, pairs in wanted:
+            job.checked = now
+            if ends := [(bit, a, _suppressed(stopped[a])) for bit, a in pairs if a in stopped]:
+                _note(job, ends)
+                self._backlog.prepared.pop(job.id, None)
+                if job.rcpt:
+                    anew.append(job)
+        if anew:
+            others = {job.id for job in anew}
+            jobs = [job for job in jobs if job.id not in others]
+        self._backlog.add(self._ours(jobs))
+        self._on_admitted()
+        if anew:
+            await self._admit(self._ours(anew), session)
 
     async def _admit(self, jobs: Sequence[Job], session: Session) -> None:
         wanted = [(job, self._composer.addresses(job)) for job in jobs]
+        looked = time.monotonic()
         try:
-            if (library := self._composer.library) and (names := self._composer.unknown(jobs)):
+            if (library := self._composer.versions) and (names := self._composer.unknown(jobs)):
                 await fill(session, library, names)
-            stopped = await suppressed(session, self._stream, {a for _, pairs in wanted for _, a in pairs})
+            stopped = await self._suppressed(session, wanted)
             waits = await self._too_often(session, wanted, stopped) if self._cap else {}
         except BaseException:
             self._unchecked.extend(jobs)
             raise
+        for job in jobs:
+            job.checked = looked
         if stopped:
             for job, pairs in wanted:
                 _note(
@@ -185,6 +229,13 @@ class Admission:
             self._signing.put([job for job in jobs if job.id in signed])
         self._backlog.add([job for job in jobs if job.id not in signed])
         self._on_admitted()
+
+    async def _suppressed(
+        self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]]
+    ) -> dict[str, str]:
+        """Of all their addresses, those that must not get it, with the reason. Both looks are this one."""
+        addresses = {a for _, pairs in wanted for _, a in pairs}
+        return await suppressed(session, self._stream, addresses, self._erased)
 
     async def _too_often(
         self, session: Session, wanted: Sequence[tuple[Job, list[tuple[int, str]]]], stopped: dict[str, str]

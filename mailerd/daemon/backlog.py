@@ -10,7 +10,8 @@ committed (`intentions`, `intended`), so that even our death leaves word that it
 A message that was leased a little before the slot of its tokens (`flow.bucket`) ripens here first (`ripe`); whatever ends
 or leaves without having been sent gives its tokens back.
 
-Gates, in order: is the lease still ours, has it expired, does it compose. Whatever stops at a gate gets its outcome
+Gates, in order: is the lease still ours, has it expired, is the look into the suppression list recent enough (if not, it
+goes back to `daemon.admission` for another), does it compose. Whatever stops at a gate gets its outcome
 here, and the next one is tried, so a bad row never holds up a good one.
 
 It never talks to Postgres or to a peer, and never raises. Hazards: a job is in exactly one place at a time: `_queues`
@@ -41,6 +42,7 @@ __all__ = ["Backlog", "Composes", "classified", "compose", "refund"]
 TRIES = 50  # messages stopped at a gate before a connection is sent away, so that the event loop turns
 LOOKS = 50  # messages looked through for one that is wanted
 LARGE = 262_144  # octets of payload above which a message is composed in a thread
+FRESH = 30.0  # seconds that a look into the suppression list is good for
 RETURNS = 3  # times a message may come back unsent within one lease before it is put off
 
 
@@ -66,6 +68,7 @@ class Backlog:
         judge: Callable[[Job, Recipient, Outcome], Outcome] = lambda job, to, outcome: classified(outcome),
         on_sent: Callable[[Job], None] = lambda job: None,
         on_returned: Callable[[], None] = lambda: None,
+        on_stale: Callable[[Job], None] | None = None,
     ) -> None:
         self.stream = stream
         self.composer = composer
@@ -75,6 +78,7 @@ class Backlog:
         self._judge = judge
         self._on_sent = on_sent
         self._on_returned = on_returned
+        self._on_stale = on_stale
         self.hold = stream.on_uncertain == "hold"
         self._queues: list[deque[Job]] = [deque() for _ in range(10)]
         self._cleared: deque[Job] = deque()
@@ -254,6 +258,9 @@ class Backlog:
             if self._expired(job, now):
                 self.prepared.pop(job.id, None)
                 self._end(job, (), *self._how_it_expired(job))
+                continue
+            if self._on_stale is not None and now - job.checked > FRESH:
+                self._on_stale(job)
                 continue
             composed = self.prepared.pop(job.id, None) or compose(self.composer, job)
             if isinstance(composed, Failure):

@@ -223,7 +223,7 @@ class Daemon:
             budgets=self._budgets,
             metrics=self.metrics,
             health=self.health,
-            library=self._shelf.library,
+            library=self._shelf.versions,
         )
         if self._neighbours.shared is not None:
             engine.share(self._neighbours.shared)

@@ -28,6 +28,7 @@ SUBSCRIBER = "log"
 KEEP_SECONDS = 7 * 86400.0
 RENEW_EVERY = 3600.0
 IDLE = 0.5
+TROUBLE = 5.0  # seconds
 
 
 def _print(lines: bytes) -> None:
@@ -59,6 +60,9 @@ class EventLog:
                 except BrokenPipeError:
                     log.error("nobody reads stdout: events are printed no more")
                     await asyncio.Event().wait()
+                except OSError as error:  # a full disk, where stdout is a file: they are printed when there is room
+                    log.error("events cannot be printed: %s", error)
+                    await asyncio.sleep(TROUBLE)
         finally:
             session.drop()
 

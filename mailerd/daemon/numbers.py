@@ -28,6 +28,7 @@ log = logging.getLogger("mailerd.numbers")
 COUNT_EVERY = 2.0
 GAUGE_EVERY = 30.0
 FORGET_EVERY = 3600.0
+TROUBLE = 30.0  # seconds after a defect, which would fill the log
 _WINDOWS = {1: "1h", 24: "24h", 168: "7d"}
 
 
@@ -56,6 +57,10 @@ class Numbers:
                     if not troubled:
                         log.warning("rates: %s; trying again", error)
                     troubled = True
+                except Exception:  # a defect of ours: figures are no reason to stop sending mail
+                    more = False
+                    log.exception("rates: unexpected trouble")
+                    await asyncio.sleep(TROUBLE)
                 await asyncio.sleep(0 if more else COUNT_EVERY)
         finally:
             session.drop()

@@ -41,6 +41,7 @@ from mailerd.daemon.unsettled import Unsettled
 from mailerd.flow.lanes import UNPARK, Lanes
 from mailerd.flow.limits import Limits
 from mailerd.message import Job, Settlement
+from mailerd.store import privacy
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.instances import Paused
 from mailerd.store.lease import MOST_LEASES, Claim, Unreadable, fetch_addresses, give_back, intend, lease, margin, renew
@@ -106,15 +107,18 @@ class Pipeline:
             judge=lambda job, to, outcome: feedback.judge(job.pool, job, to, outcome),
             on_sent=lambda job: feedback.sent(job.pool, job),
             on_returned=lambda: self.route.wake_at(time.monotonic()),
+            on_stale=self._stale,
         )
+        room, erased = int(config.limits.memory), privacy.key(config.public.secret)
         self._admission = Admission(
             stream,
             self.backlog,
             composer,
             self._payloads,
-            int(config.limits.memory),
+            room,
             self._admitted,
             threads,
+            erased,
             files,
             int(config.limits.message_size),
         )
@@ -450,6 +454,10 @@ class Pipeline:
         self.route.wake()
 
     def _nudge(self) -> None:
+        self._wake.set()
+
+    def _stale(self, job: Job) -> None:
+        self._admission.stale(job)
         self._wake.set()
 
     # The end.

@@ -22,13 +22,14 @@ __all__ = ["Shelf"]
 log = logging.getLogger("mailerd.templates")
 
 LOOK = 0.5  # seconds
+TROUBLE = 30.0  # seconds after a defect, which would fill the log
 
 
 class Shelf:
     """`library` is given to composers; `run` fills it until cancelled."""
 
     def __init__(self, settings: Database) -> None:
-        self.library = Library()
+        self.versions = Library()
         self._settings = settings
 
     async def run(self) -> None:
@@ -36,12 +37,15 @@ class Shelf:
         try:
             while True:
                 try:
-                    if names := await refresh(session, self.library):
+                    if names := await refresh(session, self.versions):
                         log.info("templates changed: %s", ", ".join(names[:20]))
                 except Unavailable as error:
                     log.debug("templates: %s", error)
                 except (asyncpg.PostgresError, msgspec.MsgspecError) as error:
                     log.error("templates: %s", error)
+                except Exception:  # a defect of ours: mail goes on with the versions that are known
+                    log.exception("templates: unexpected trouble")
+                    await asyncio.sleep(TROUBLE)
                 await asyncio.sleep(LOOK)
         finally:
             session.drop()

@@ -202,7 +202,7 @@ async def apply(session: Session, reports: Sequence[Feedback], policy: Policy = 
 def decide(report: Feedback, message: Message | None, marketing: Sequence[str], now: datetime) -> Consequence | None:
     """What follows from a report about `message` (None: not found). None: it names neither message nor recipient.
 
-    `marketing`: the streams that a complaint stops, besides its own unless that is transactional.
+    `marketing`: the streams that a complaint stops; it never stops transactional ones.
     """
     bit, recipient = _whom(report, message)
     if message is None and not recipient:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from mailerd.store.database import Session
+from mailerd.store.privacy import pseudonym
 
 __all__ = ["capped", "suppressed"]
 
@@ -22,11 +23,21 @@ CROSS JOIN LATERAL (
   WHERE s.address = a.address AND s.stream IN ('', $2) AND (s.until IS NULL OR s.until > now())
   LIMIT 1) s
 """
+# With $3 the pseudonyms of the addresses, in their order: an erased address is suppressed by that.
+SUPPRESSED_OR_ERASED: Final = SUPPRESSED.replace(
+    "unnest($1::text[]) AS a(address)", "unnest($1::text[], $3::text[]) AS a(address, pseudonym)"
+).replace("s.address = a.address", "s.address IN (a.address, a.pseudonym)")
 
 
-async def suppressed(session: Session, stream: str, addresses: Collection[str]) -> dict[str, str]:
-    """Of these addresses, those that must not get mail of this stream, with the reason."""
-    rows = await session.fetch(SUPPRESSED, list(addresses), stream)
+async def suppressed(
+    session: Session, stream: str, addresses: Collection[str], key: bytes | None = None
+) -> dict[str, str]:
+    """Of these addresses, those that must not get mail of this stream, with the reason. `key`: of `store.privacy`."""
+    wanted = list(addresses)
+    if key is None:
+        rows = await session.fetch(SUPPRESSED, wanted, stream)
+    else:
+        rows = await session.fetch(SUPPRESSED_OR_ERASED, wanted, stream, [pseudonym(key, a) for a in wanted])
     return {row[0]: row[1] for row in rows}
 
 

@@ -18,12 +18,15 @@ import asyncpg
 import msgspec
 import pytest
 import trustme
+import uvloop
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, AuthResult
 from click.testing import CliRunner, Result
 
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.cli import main
+from mailerd.cli.check import _leave
 from mailerd.config.model import Database
 from mailerd.store.database import Session
 from mailerd.store.migrate import SCHEMA_VERSION, migrate
@@ -177,6 +180,38 @@ def test_a_relay_that_has_us(server: Postgres, tmp_path: Path, authority: tuple[
         result = provider(server, tmp_path, port, f'tls_ca = "{file}"', *LOGIN)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"provider.relay: localhost port {port} answers, TLSv1.3, logged in as ann\n" in result.stdout
+
+
+def test_a_relay_that_answers_no_farewell(authority: tuple[Path, ssl.SSLContext]) -> None:
+    """The event loop ends right behind it, and must have nothing left to close."""
+    file, context = authority
+
+    class Deaf(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.pause_reading()  # type: ignore[attr-defined]
+
+    loop = asyncio.new_event_loop()
+    listening = loop.run_until_complete(loop.create_server(Deaf, "127.0.0.1", 0, ssl=context))
+    port = listening.sockets[0].getsockname()[1]
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def leave() -> bool:
+        trust = ssl.create_default_context(cafile=str(file))
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, "127.0.0.1", port, ssl=trust, server_hostname="localhost"
+        )
+        await _leave(transport)
+        return transport.is_closing()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(leave())
+    finally:
+        loop.call_soon_threadsafe(listening.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 def test_a_wrong_password(server: Postgres, tmp_path: Path, authority: tuple[Path, ssl.SSLContext]) -> None:

@@ -163,6 +163,16 @@ async def test_import_names_faulty_lines_and_takes_the_rest(commands: Commands, 
     )
 
 
+async def test_a_providers_list_moves_here(commands: Commands, connection: Connection, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("EmailAddress,SuppressionReason,Origin,CreatedAt\nAnn@X.example,SpamComplaint,Recipient,now\n")
+    await commands("suppress", "import", file, "--stream", "news")
+    rows = await connection.fetch("SELECT address, stream, reason, source FROM mailerd.suppression")
+    assert [tuple(row) for row in rows] == [("ann@x.example", "news", "complaint", "import list.csv (postmark)")]
+    file.write_text("Name,Why\nann@x.example,spam\n")
+    assert "line 1: no column is called address" in (await commands("suppress", "import", file, code=1)).stderr
+
+
 async def test_a_list_comes_back_as_it_went(commands: Commands, connection: Connection, tmp_path: Path) -> None:
     await connection.execute(
         "INSERT INTO mailerd.suppression (address, stream, reason, until) SELECT 'u' || i || '@x.example', 'news', "

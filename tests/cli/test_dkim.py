@@ -20,7 +20,7 @@ import dns.rrset
 import pytest
 from click.testing import CliRunner, Result
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from mailerd.cli import main, published
 from mailerd.compose.dkim import Key
 from mailerd.compose.dkimrecord import record, strings

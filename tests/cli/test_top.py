@@ -102,6 +102,7 @@ def test_on_a_real_terminal(tmp_path: Path) -> None:
         stdout=theirs,
         stderr=theirs,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "20"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs in the background ignores it
     )
     os.close(theirs)
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.store.migrate import SCHEMA_VERSION
 from tests.cli.commands import Commands
 

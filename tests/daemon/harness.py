@@ -20,7 +20,7 @@ import asyncpg
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 
 TIMEOUT = 20.0
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import signal
 import smtplib
 from pathlib import Path
 
 import asyncpg
-import pytest
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from mailerd.compose.tokens import derive
 from mailerd.compose.verp import ReturnPaths
-from mailerd.store import feedback
 from tests.daemon.harness import Server, daemon, enqueue, settled, until
 from tests.intake.mails import dsn
 
@@ -43,7 +40,6 @@ def hand_over(port: int, to: str, content: bytes) -> tuple[int, bytes]:
         return client.data(content) if code == 250 else (code, words)
 
 
-@pytest.mark.skipif("NotImplementedError" in inspect.getsource(feedback.apply), reason="reports are not applied yet")
 async def test_a_message_bounces(database: str, connection: Connection, server: Server, tmp_path: Path) -> None:
     port = free_port()
     async with daemon(database, server.port, tmp_path, top=top(f"lmtp:127.0.0.1:{port}")) as running:

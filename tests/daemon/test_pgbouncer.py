@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from tests.daemon.harness import Server, daemon, enqueue, settled, until
 
 Connection = asyncpg.Connection

@@ -10,7 +10,7 @@ import asyncpg
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from mailerd.config import model
 from mailerd.config import outgoing as config
 from mailerd.daemon.webhooks import Webhooks

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 import trustme
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from mailerd.config.inbound import Imap
 from mailerd.intake.imap import ImapPoll, _Trouble
 from mailerd.store.database import Session, Unavailable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import asyncpg
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from tests.daemon.harness import daemon, enqueue, events, until
 from tests.scenarios.peer import Peer
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from tests.conftest import with_database
 from tests.daemon.harness import daemon
 

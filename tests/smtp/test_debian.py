@@ -19,6 +19,7 @@ import pytest
 import trustme
 import uvloop
 
+from mailerd.bench.port import free_port
 from tests.smtp.rig import CONTENT, outgoing, rig
 
 pytestmark = pytest.mark.debian
@@ -76,12 +77,6 @@ error unix - - n - - error
 retry unix - - n - - error
 postlog unix-dgram n - n - 1 postlogd
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int) -> None:

@@ -15,12 +15,12 @@ from mailerd.config.base import Duration
 from mailerd.config.load import parse
 from mailerd.config.model import Database, Stream
 from mailerd.daemon.admission import Admission
-from mailerd.daemon.backlog import Backlog
+from mailerd.daemon.backlog import FRESH, Backlog
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.message import Job
-from mailerd.store.database import Session
+from mailerd.store.database import Session, Unavailable
 from mailerd.store.lease import lease
-from tests.store.rows import STREAM, claims
+from tests.store.rows import STREAM, claims, fill, take
 
 Connection = asyncpg.Connection
 CONFIG = '[[provider]]\nname = "sink"\nkind = "sink"\n[[identity]]\nname = "a"\nfrom = "a@a.example"\n'
@@ -30,8 +30,9 @@ class Rig:
     def __init__(self, url: str) -> None:
         composer = Composer(parse(CONFIG, None, {}).config)
         self.backlog = Backlog(
-            Stream(name=STREAM), composer, Unsettled(9), on_settlement=lambda: None, on_low=lambda: None
-        )
+            Stream(name=STREAM), composer, Unsettled(9), on_settlement=lambda: None, on_low=lambda: None,
+            on_stale=lambda job: self.admission.stale(job),
+        )  # fmt: skip
         self.payloads = Session(Database(url=url, statement_timeout=Duration(0.3)), "payloads")
         self.admission = Admission(Stream(name=STREAM), self.backlog, composer, self.payloads, 1 << 28, lambda: None)
 
@@ -123,3 +124,58 @@ async def test_a_gone_payload_ends_all_recipients(rig: Rig, session: Session, co
     assert settlement.dead == 0b110
     assert len(settlement.events) == 1
     assert "payload" in settlement.reason
+
+
+async def aged(rig: Rig, session: Session, count: int) -> list[Job]:
+    """Admitted, and looked up long ago; a connection has come for them, and got none."""
+    jobs = await take(session, count)
+    assert len(jobs) == count
+    await rig.admission.admit(jobs, session)
+    assert all(time.monotonic() - job.checked < 5 for job in jobs)
+    for job in jobs:
+        job.checked -= FRESH
+    assert rig.backlog.take("relay") is None
+    assert rig.admission.waiting == count
+    return jobs
+
+
+async def test_who_unsubscribed_while_the_message_waited_does_not_get_it(
+    rig: Rig, session: Session, connection: Connection
+) -> None:
+    await fill(connection, 3)
+    jobs = await aged(rig, session, 3)
+    await connection.execute(
+        "INSERT INTO mailerd.suppression (address, reason) VALUES ('u2@d0.example', 'unsubscribe')"
+    )
+    kept = rig.backlog.prepared[jobs[2].id] = rig.admission._composer.compose(jobs[2])
+    rig.backlog.lost({jobs[0].id})
+    await rig.admission.again(session)
+    (settlement,) = rig.backlog.settlements
+    assert [(kind, to.address) for kind, to, _ in settlement.events] == [("suppressed", "u2@d0.example")]
+    assert rig.backlog.take("relay") is kept, "the one that nobody stopped, as it was composed"
+    assert rig.backlog.take("relay") is None, "the first one is another instance's now"
+    assert rig.admission.waiting == 0
+
+
+async def test_of_several_recipients_the_others_still_get_it(
+    rig: Rig, session: Session, connection: Connection
+) -> None:
+    await fill(connection, 1, cc=["c@d0.example", "d@d0.example"])
+    (job,) = await aged(rig, session, 1)
+    rig.backlog.prepared[job.id] = rig.admission._composer.compose(job)
+    await connection.execute("INSERT INTO mailerd.suppression (address) VALUES ('c@d0.example')")
+    await rig.admission.again(session)
+    taken = rig.backlog.take("relay")
+    assert taken is not None
+    assert [to.address for to in taken.recipients] == ["u1@d0.example", "d@d0.example"]
+
+
+async def test_what_cannot_be_looked_up_again_waits(rig: Rig, session: Session, connection: Connection) -> None:
+    await fill(connection, 1)
+    (job,) = await aged(rig, session, 1)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE mailerd.suppression IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Unavailable):
+            await rig.admission.again(rig.payloads)
+    assert (rig.admission.waiting, rig.backlog.waiting) == (1, 0)
+    assert rig.admission.empty() == [job]

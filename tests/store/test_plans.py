@@ -129,6 +129,10 @@ async def test_suppression(full: Connection) -> None:
     )
     plan = await explain(full, gates.SUPPRESSED, [f"u{i}@x.example" for i in range(400)], STREAM)
     assert {n["Node Type"] for n in scans(plan, "suppression")} <= {"Index Scan", "Index Only Scan"}
+    both = [f"u{i}@x.example" for i in range(400)], STREAM, [f"erased:{i:032x}" for i in range(400)]
+    plan = await explain(full, gates.SUPPRESSED_OR_ERASED, *both)
+    assert {n["Node Type"] for n in scans(plan, "suppression")} <= {"Index Scan", "Index Only Scan"}
+    assert sum(n["Actual Loops"] for n in scans(plan, "suppression")) == 400
 
 
 async def test_status(full: Connection) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mailerd.config.base import Duration
 from mailerd.config.model import Stream
-from mailerd.daemon.backlog import RETURNS, Backlog
+from mailerd.daemon.backlog import FRESH, RETURNS, TRIES, Backlog
 from mailerd.daemon.feed import Feed
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.message import Action, Failure, Job, Lease, Outcome, OutcomeKind, Outgoing, Phase, Recipient
@@ -321,3 +321,24 @@ def test_each_recipient_costs_a_token() -> None:
     assert (purse.owed, row.tokens) == (2, 3)  # one of the four is done already, and one was paid for by the lease
     rig.backlog.empty()
     assert purse.refunded == 3
+
+
+def test_what_was_looked_up_too_long_ago_is_not_sent_but_looked_up_again() -> None:
+    stale: list[int] = []
+    backlog = Backlog(
+        Stream(name="s"), Composer(), Unsettled(9), on_settlement=lambda: None, on_low=lambda: None,
+        on_stale=lambda job: stale.append(job.id),
+    )  # fmt: skip
+    now = time.monotonic()
+    old, young = job(1, checked=now - FRESH - 1), job(2, checked=now - FRESH + 20)
+    backlog.add([old, young])
+    assert (taken := backlog.take("relay")) is not None
+    assert (taken.job.id, stale, backlog.settlements) == (2, [1], [])
+    assert 1 in backlog.held, "its lease must go on being renewed"
+    old.checked = time.monotonic()
+    backlog.add([old])
+    assert (taken := backlog.take("relay")) is not None
+    assert taken.job.id == 1
+    backlog.add([job(i, checked=now - FRESH - 1) for i in range(10, 11 + TRIES)])
+    assert backlog.take("relay") is None
+    assert (len(stale), backlog.waiting, backlog.octets) == (1 + TRIES, 1, 0)

@@ -14,7 +14,7 @@ import asyncpg
 import jinja2
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailerd.bench import ledger
@@ -305,6 +305,8 @@ def test_ticks_are_round_and_reach_the_top(top: float, count: int) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=20), st.booleans())
+@example([(0.0, 0.0), (0.0, 0.0)], True)
+@example([(0.0, 0.0), (5e-324, 5e-324)], False)
 def test_charts_take_any_numbers(points: list[tuple[float, float]], log: bool) -> None:
     text = chart("t", "n", [Line("l", "a", sorted(points), True)], unit="u", x_label=number, log=log)
     assert "nan" not in text

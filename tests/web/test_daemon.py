@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from tests.daemon.harness import Running, configuration, until
 from tests.web.rig import SECRET, TOKENS, read_reply, sign
 from tests.web.test_visits import LEAVER

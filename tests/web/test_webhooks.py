@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 from aiohttp import web
 
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 from mailerd.config import model
 from mailerd.feedback import Feedback
 from mailerd.store import inbox

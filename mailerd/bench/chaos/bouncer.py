@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mailerd.bench.chaos.nothere import NotHere
 from mailerd.bench.child import ChildFailed
-from mailerd.bench.postgres import free_port
+from mailerd.bench.port import free_port
 
 __all__ = ["Bouncer"]
 

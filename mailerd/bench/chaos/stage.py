@@ -33,7 +33,8 @@ from mailerd.bench.chaos.traffic import Traffic
 from mailerd.bench.child import Child, ChildFailed, mailerd
 from mailerd.bench.ending import undisturbed
 from mailerd.bench.ledger import accepted
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.config.model import Database
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.migrate import migrate

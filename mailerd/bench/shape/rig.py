@@ -29,7 +29,8 @@ from mailerd.bench import ledger
 from mailerd.bench.chaos.instance import Instance
 from mailerd.bench.child import Child, mailerd
 from mailerd.bench.ending import undisturbed
-from mailerd.bench.postgres import Postgres, free_port
+from mailerd.bench.port import free_port
+from mailerd.bench.postgres import Postgres
 from mailerd.config.model import Database
 from mailerd.store.database import Session
 from mailerd.store.migrate import migrate
