@@ -22,9 +22,10 @@ import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from mimetypes import MimeTypes
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mailerd.compose import calendar
 from mailerd.message import Failure
@@ -50,14 +51,14 @@ _TYPES = MimeTypes(filenames=())  # the built-in table alone: the same answer on
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One element of a row's `attachments`, as its JSON has it: exactly one of `content` (base64, line breaks allowed),
-    `path` and `url`. `sha256`, in hex, is what the octets must hash to. `disposition` is `attachment`, `inline`, or
-    `alternative` for a calendar beside the texts."""
+    """One element of a row's `attachments`, as its JSON has it: one of `content` (base64, line breaks allowed), `path` and
+    `url`, or else `sha256` alone. `sha256`, in hex, is what the octets must hash to. `disposition` is `attachment`, `inline`,
+    or `alternative` for a calendar beside the texts."""
 
-    content: str | None = None
-    path: str | None = None
-    url: str | None = None
-    sha256: str | None = None
+    content: str | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    sha256: str | UnsetType = UNSET
     filename: str | None = None
     content_type: str | None = None
     disposition: str | None = None
@@ -73,12 +74,13 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """An attachment that is to be fetched: its index, how messages name it, where it is, what it must be."""
+    """An attachment that is to be fetched: its index, how messages name it, where it is ('' what is not said: `sha256` alone
+    names it then), the digest that it must have, in lower-case hex, or '', and its content type."""
 
     index: int
     where: str
-    path: str | None
-    url: str | None
+    path: str
+    url: str
     sha256: str
     type: str
 
@@ -173,13 +175,15 @@ def attachments(source: str, unique: str, fetched: Mapping[int, bytes] | None = 
 
 def references(source: str | None) -> list[Reference]:
     """Those of a row's `attachments` that are to be fetched. Raises `Failure` as `attachments` does."""
-    if source is None or not ('"url"' in source or '"path"' in source):  # nearly every message
+    if source is None or not ('"url"' in source or '"path"' in source or '"sha256"' in source):  # nearly every message
         return []
     found = []
     for index, item in enumerate(_items(source)):
         it, where = _read(index, item)
-        if it.content is None:
-            found.append(Reference(index, where, it.path, it.url, (it.sha256 or "").lower(), _type_of(it, where)))
+        if it.content is UNSET:
+            found.append(
+                Reference(index, where, it.path or "", it.url or "", (it.sha256 or "").lower(), _type_of(it, where))
+            )
     return found
 
 
@@ -196,29 +200,42 @@ def _read(index: int, item: msgspec.Raw) -> tuple[Attachment, str]:
         it = _decode_one(item)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
         raise Failure(f"attachments[{index}]{_name_of(item)}: {e}", "attachment") from None
-    where = f"attachments[{index}]" + (f" ({it.filename[:80]!a})" if it.filename else "")
-    if (it.content is not None) + (it.path is not None) + (it.url is not None) != 1:
-        raise Failure(f"{where}: must have exactly one of content, path and url", "attachment")
-    if it.sha256 is not None and not _sha256(it.sha256):
+    name = it.filename or _basename(it)
+    where = f"attachments[{index}]" + (f" ({name[:80]!a})" if name else "")
+    given = [value for value in (it.content, it.path, it.url) if value is not UNSET]
+    if not given and it.sha256 is UNSET:
+        raise Failure(f"{where}: Object missing required field `content` (or `path`, `url`, `sha256`)", "attachment")
+    if len(given) > 1:
+        raise Failure(f"{where}: has more than one of content, path and url", "attachment")
+    if it.content is UNSET and "" in given:
+        raise Failure(f"{where}: path and url must not be empty", "attachment")
+    if it.sha256 is not UNSET and not _sha256(it.sha256):
         raise Failure(f"{where}: sha256 must be 64 hexadecimal digits", "attachment")
     return it, where
 
 
+def _basename(it: Attachment) -> str:
+    """The last part of a path or URL: the name of an attachment that is given none. Not more than a file name may be."""
+    name = it.path or unquote((it.url or "").partition("?")[0].rpartition("/")[2])
+    name = name.rpartition("/")[2]
+    return "" if _control(name) or len(name) > FILENAME_LIMIT else name
+
+
 def _attachment(index: int, item: msgspec.Raw, unique: str, fetched: Mapping[int, bytes]) -> Part:
     it, where = _read(index, item)
-    if it.disposition == "alternative":
-        kind = _type_of(it, where)
-        if kind.partition(";")[0].strip().lower() != calendar.TYPE:
-            raise Failure(f"{where}: only text/calendar can be an alternative, not {kind[:80]!a}", "attachment")
-        return Part(calendar.calendar(_octets(it, where, fetched.get(index))[0], kind, where), False, True)
-    lines = [f"Content-Type: {_type_of(it, where)}"]
+    kind = _type_of(it, where)
     disposition = it.disposition or ("inline" if it.cid else "attachment")
+    if disposition == "alternative" or (it.disposition is None and calendar.has_method(kind)):
+        if not calendar.is_calendar(kind):
+            raise Failure(f"{where}: only text/calendar can be an alternative, not {kind[:80]!a}", "attachment")
+        return Part(calendar.part(_octets(it, where, fetched.get(index))[0], kind, where), False, True)
+    lines = [f"Content-Type: {kind}"]
     if disposition not in ("attachment", "inline"):
         raise Failure(
-            f"{where}: disposition is none of attachment, inline and alternative: {disposition[:80]!a}", "attachment"
+            f"{where}: disposition is neither attachment nor inline nor alternative: {disposition[:80]!a}", "attachment"
         )
-    if it.filename:
-        disposition += _filename(it.filename, where)
+    if name := it.filename or _basename(it):
+        disposition += _filename(name, where)
     lines.append(f"Content-Disposition: {disposition}")
     if it.cid is not None:
         cid = it.cid.removeprefix("<").removesuffix(">")
@@ -238,7 +255,7 @@ def _attachment(index: int, item: msgspec.Raw, unique: str, fetched: Mapping[int
 
 def _octets(it: Attachment, where: str, fetched: bytes | None) -> tuple[bytes, bytes]:
     """An attachment's octets, and their base64 where the row has it: it is known to be valid, and goes as it came."""
-    if it.content is None:
+    if it.content is UNSET:
         if fetched is None:
             raise Failure(f"{where}: was not fetched", "attachment")
         return fetched, b""
@@ -247,7 +264,7 @@ def _octets(it: Attachment, where: str, fetched: bytes | None) -> tuple[bytes, b
         data = binascii.a2b_base64(packed, strict_mode=True)
     except ValueError as e:  # binascii.Error, and ValueError for what is not ASCII
         raise Failure(f"{where}: content is not base64 ({e})", "attachment") from None
-    if it.sha256 is not None and sha256(data).hexdigest() != it.sha256.lower():
+    if it.sha256 is not UNSET and sha256(data).hexdigest() != it.sha256.lower():
         raise Failure(f"{where}: content does not have the sha256 it should", "attachment")
     return data, packed.encode("ascii")
 
@@ -262,8 +279,7 @@ def _name_of(item: msgspec.Raw) -> str:
 
 def _type_of(it: Attachment, where: str) -> str:
     if it.content_type is None:
-        name = it.filename or it.path or (it.url or "").partition("?")[0]
-        guess, encoding = _TYPES.guess_type(name.rpartition("/")[2], strict=False)
+        guess, encoding = _TYPES.guess_type(it.filename or _basename(it), strict=False)
         return guess if guess and not encoding else "application/octet-stream"
     match = _media_type(it.content_type)
     if not match or len(it.content_type) > 255:

@@ -68,10 +68,9 @@ def check(tree: Tree, *, require_provider: bool) -> None:
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
     for path, files in tree.tables(Attachments):
-        for text in files.directories:
-            _text(tree, (*path, "directories"), text, attachments.folder)
-        for text in files.origins:
-            _text(tree, (*path, "origins"), text, attachments.origin)
+        for key, wrong in attachments.problems(files):
+            if (*path, *key) not in tree.wrong:
+                tree.problem((*path, *key), wrong)
     for path, feedback in tree.tables(Feedback):
         _text(tree, (*path, "rules"), feedback.rules, _readable)
     for path, groups in tree.tables(GroupsSection):

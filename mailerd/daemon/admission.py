@@ -1,6 +1,6 @@
 """From leased to ready to send: payloads that the lease left out are fetched, recipients that are suppressed or were written
-to too often are noted, attachments that are references fetched (`daemon.attaching`), large messages composed in a thread, and signed ones in several (`daemon.signing`); then the
-backlog has the job.
+to too often are noted, attachments that are references fetched (`daemon.attaching`), large messages composed in a thread,
+and signed ones in several (`daemon.signing`); then the backlog has the job.
 
 Leased jobs come by `admit` and `later`; every await in here may see their lease go to another instance (`Backlog.lost`),
 so each is asked for again before it goes on: what is no longer held, or held by another lease, is dropped. What could
@@ -24,13 +24,13 @@ from concurrent.futures import Executor
 import asyncpg
 
 from mailerd.compose.composer import Composer
-from mailerd.compose.mime import references
+from mailerd.compose.mime import Reference, references
 from mailerd.config import values
 from mailerd.config.model import Stream
 from mailerd.daemon.attaching import Attaching
 from mailerd.daemon.backlog import LARGE, Backlog, compose, refund
-from mailerd.daemon.fetch import Files
 from mailerd.daemon.signing import Signing
+from mailerd.fetch.files import Files
 from mailerd.message import Failure, Job, Outcome, OutcomeKind, Phase, Recipient
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.gates import capped, suppressed
@@ -48,7 +48,8 @@ TROUBLE_PAUSE = 1.0
 
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
-    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`)."""
+    more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`); `files` are what
+    rows refer to, for messages of at most `message_size` octets."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Admission:
         threads: Executor | None = None,
         erased: bytes | None = None,
         files: Files | None = None,
-        message_size: int = 26_214_400,
+        message_size: int = 0,
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
@@ -77,7 +78,16 @@ class Admission:
         self._stale: list[Job] = []  # looked up too long ago
         self._signing = Signing(backlog, composer, threads, on_admitted) if threads is not None else None
         self._attaching = (
-            Attaching(backlog, files, message_size, self._room, self._large, self._hand_over) if files else None
+            Attaching(
+                backlog,
+                files,
+                message_size,
+                room=self._room,
+                prepare=self._large,
+                on_ready=lambda job: self._hand_over([job]),
+            )
+            if files is not None
+            else None
         )
         self._more = asyncio.Event()
 
@@ -95,7 +105,7 @@ class Admission:
         return signing + (self._attaching.octets if self._attaching else 0)
 
     def _room(self) -> bool:
-        return self._backlog.octets + (self._signing.octets if self._signing else 0) < self._memory
+        return self._backlog.octets + self.octets < self._memory
 
     def later(self, jobs: Iterable[Job]) -> None:
         """These were leased without their payload: it will be fetched."""
@@ -184,9 +194,9 @@ class Admission:
         if waits:
             for job, pairs in wanted:
                 _note(job, [(bit, a, self._excess(waits[job.id, a])) for bit, a in pairs if (job.id, a) in waits])
-        if self._attaching and any(job.attachments for job in jobs):
-            jobs = self._attach(self._ours(jobs))
         try:
+            if self._attaching and any(job.attachments for job in jobs):
+                jobs = await self._attach(self._ours(jobs), self._attaching)
             for job in jobs:
                 await self._large(job)
         except asyncio.CancelledError:
@@ -196,22 +206,18 @@ class Admission:
         if len(ours) < len(jobs):
             for id_ in {job.id for job in jobs} - {job.id for job in ours}:
                 self._backlog.prepared.pop(id_, None)
-        self._hand_over(*ours)
+        self._hand_over(ours)
 
-    def _attach(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those that need nothing fetched; the others are looked after."""
-        assert self._attaching is not None
-        ready: list[Job] = []
+    async def _attach(self, jobs: Sequence[Job], attaching: Attaching) -> list[Job]:
+        """Those that have all they need; the others are looked after."""
+        wanted: dict[int, list[Reference]] = {}
         for job in jobs:
-            try:
-                wanted = references(job.attachments) if job.rcpt and job.fetched is None and job.raw is None else []
-            except Failure:
-                wanted = []  # composing says the same
-            if wanted:
-                self._attaching.put(job, wanted)
-            else:
-                ready.append(job)
-        return ready
+            if job.attachments and job.rcpt and job.fetched is None:
+                # The JSON of a large one may hold 20 MB beside its references.
+                look = _references(job) if job.size <= LARGE else await asyncio.to_thread(_references, job)
+                if look:
+                    wanted[job.id] = look
+        return [job for job in self._ours(jobs) if job.id not in wanted or attaching.put(job, wanted[job.id])]
 
     def _signs(self, job: Job) -> bool:
         return self._signing is not None and bool(job.rcpt) and self._composer.signs(job)
@@ -223,7 +229,7 @@ class Admission:
             if self._ours((job,)):
                 self._backlog.prepared[job.id] = composed
 
-    def _hand_over(self, *jobs: Job) -> None:
+    def _hand_over(self, jobs: Sequence[Job]) -> None:
         signed = {job.id for job in jobs if self._signs(job)}
         if self._signing and signed:
             self._signing.put([job for job in jobs if job.id in signed])
@@ -303,6 +309,13 @@ class Admission:
             else:
                 break
         return batch
+
+
+def _references(job: Job) -> list[Reference]:
+    try:
+        return references(job.attachments)
+    except Failure:
+        return []  # composing says so
 
 
 def _note(job: Job, ends: Sequence[tuple[int, str, Outcome]]) -> None:

@@ -23,7 +23,6 @@ from mailerd.config.model import Config
 from mailerd.config.resolved import Resolved
 from mailerd.daemon.feed import Feed
 from mailerd.daemon.feedback import Feedback
-from mailerd.daemon.fetch import Files
 from mailerd.daemon.mint import Mint
 from mailerd.daemon.mx import MxRoller
 from mailerd.daemon.pipeline import Pipeline
@@ -32,6 +31,7 @@ from mailerd.daemon.scout import Scout
 from mailerd.daemon.signing import THREADS
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.warmer import Warmer
+from mailerd.fetch.files import Files
 from mailerd.flow.limits import Limits
 from mailerd.flow.rules import RuleError, Rules, load
 from mailerd.flow.warming import Warming

@@ -168,6 +168,8 @@ def _quick(outgoing: Outgoing) -> _Body | None:
     end = len(content) - len(closing)
     if middle < 0 or not content.startswith(opening, several.end()) or not content.endswith(closing):
         return None
+    if content.find(between, middle + len(between)) >= 0:  # a calendar is a third
+        return None
     plain = _quick_text(content, first, middle)
     html = _quick_text(content, middle + len(between), end)
     if plain is None or html is None or (plain[0], html[0]) != (b"plain", b"html"):
