@@ -11,7 +11,7 @@ import re
 
 from mailerd.message import Failure
 
-__all__ = ["has_method", "is_calendar", "part"]
+__all__ = ["TYPE", "has_method", "is_calendar", "part"]
 
 TYPE = "text/calendar"
 WIDTH = 78

@@ -48,6 +48,7 @@ _sha256 = re.compile("[0-9A-Fa-f]{64}").fullmatch
 _control = re.compile("[\x00-\x1f\x7f]").search
 _special = re.compile(r'(["\\])').sub
 _TYPES = MimeTypes(filenames=())  # the built-in table alone: the same answer on every host
+_TYPES.add_type(calendar.TYPE, ".ics")
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
