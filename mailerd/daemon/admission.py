@@ -49,7 +49,7 @@ TROUBLE_PAUSE = 1.0
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
     more; `threads` sign, if there is a key at all; `erased` is the key of erased addresses (`store.privacy`); `files` are what
-    rows refer to, for messages of at most `message_size` octets."""
+    rows refer to, for messages of at most `message_size` octets; `on_aside`: a slow one lets others go before it."""
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class Admission:
         erased: bytes | None = None,
         files: Files | None = None,
         message_size: int = 0,
+        on_aside: Callable[[], None] = lambda: None,
     ) -> None:
         self._stream = stream.name
         self._cap = values.cap(stream.per_recipient) if stream.per_recipient else None
@@ -85,6 +86,7 @@ class Admission:
                 room=self._room,
                 prepare=self._large,
                 on_ready=lambda job: self._hand_over([job]),
+                on_aside=on_aside,
             )
             if files is not None
             else None
@@ -93,10 +95,10 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Jobs that are leased, and not in the backlog yet."""
-        return (
-            len(self._heavy) + len(self._unchecked) + len(self._stale) + (self._signing.waiting if self._signing else 0)
-        )
+        """Jobs that are leased, and not in the backlog yet; not those that stepped aside to wait for attachments."""
+        signing = self._signing.waiting if self._signing else 0
+        attaching = self._attaching.waiting if self._attaching else 0
+        return len(self._heavy) + len(self._unchecked) + len(self._stale) + signing + attaching
 
     @property
     def octets(self) -> int:

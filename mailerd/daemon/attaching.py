@@ -1,12 +1,13 @@
 """Messages that wait for attachments named by reference (`fetch.files`): each in a task of its own, held and renewed.
 
-They do not count as waiting for the lease, so that a slow store stops no message that needs nothing of it. Messages that
-need the same places wait for each other, at most `AT_ONCE` of them fetch at a time; others pass. At most `MOST` of a stream
-are here: what exceeds that is put off until about when its turn would be, and costs no attempt. What is complete goes on by
-`on_ready`; what is not is deferred (temporary) or failed, with a reason that names the attachment. No provider sees either.
+For a moment (`HOLD`) a message counts as waiting, so that no more are leased than a quick store can serve. Then it steps
+aside, so that a slow one stops nobody: others are leased, and get its tokens. It takes new ones when it is complete; if there
+are none, it goes back to the queue, where its turn comes with tokens in hand and its files in the cache.
 
-Tokens are not kept from others for long: what has waited for `HOLD` gives them back, and takes new ones when it is complete.
-If there are none then, it goes back to the queue, where its turn comes with tokens in hand and its files in the cache.
+Messages that need the same places wait for each other, at most `AT_ONCE` of them fetch at a time; others pass. At most `MOST`
+of a stream are here: what exceeds that is put off until about when its turn would be, and costs no attempt. What is complete
+goes on by `on_ready`; what is not is deferred (temporary) or failed, with a reason that names the attachment. No provider sees
+either.
 
 As in `daemon.admission`, every await may see a lease go to another instance: what is no longer held is dropped.
 Hazard: messages that fetch have their files in memory: `AT_ONCE` for each set of places, of `limit` octets each.
@@ -30,16 +31,17 @@ from mailerd.message import Job
 __all__ = ["MOST", "Attaching"]
 
 MOST = 1000  # messages of one stream that wait at a time
-HOLD = 0.5  # seconds that tokens are kept while files are fetched
+HOLD = 0.25  # seconds that a message keeps its place and its tokens
+SMALL = 65_536  # octets of a message that goes on at once, as those do that a lease brings with their payload
 PAUSE = 0.02  # seconds between looks whether connections have taken some of what is in memory
 PACED = 100  # the latest messages that the pace is judged by
 LEAST_PACE = 1.0  # messages a second, for the first guess
-LONGEST = 600.0  # seconds that a message is put off
+LONGEST = 300.0  # seconds that a message is put off
 
 
 class Attaching:
     """One stream's. `limit` is octets of one message; `room` says whether memory has room for another; `prepare` composes a
-    large one in a thread."""
+    large one in a thread; `on_aside` is called when one steps aside."""
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Attaching:
         room: Callable[[], bool],
         prepare: Callable[[Job], Awaitable[None]],
         on_ready: Callable[[Job], None],
+        on_aside: Callable[[], None],
     ) -> None:
         self._backlog = backlog
         self._files = files
@@ -57,18 +60,27 @@ class Attaching:
         self._room = room
         self._prepare = prepare
         self._on_ready = on_ready
+        self._on_aside = on_aside
         self._doors: dict[frozenset[str], asyncio.Semaphore] = {}
         self._tasks: dict[int, tuple[Job, asyncio.Task[None]]] = {}
         self._ended: deque[float] = deque(maxlen=PACED)
         self._turn = 0.0  # monotonic; of the last message that was put off
+        self._young: dict[int, Job] = {}  # by their identity: those that have not stepped aside
         self.octets = 0  # of the payload of those that are here, and of their files
 
+    @property
+    def waiting(self) -> int:
+        """Those that have not stepped aside."""
+        return len(self._young)
+
     def put(self, job: Job, references: Sequence[Reference]) -> bool:
-        """A held job, and what it needs. True: all of it is known, and `job` is ready now; else it is looked after here."""
+        """A held job, and what it needs. True: all of it is there, and `job` is ready now; else it is looked after here."""
         known: list[tuple[Reference, bytes | Trouble]] = []
+        size = job.size
         for reference in references:
             found = self._files.known(reference)
-            if found is None:
+            size += len(found) if isinstance(found, bytes) else 0
+            if found is None or size > SMALL:
                 break
             known.append((reference, found))
         else:
@@ -77,6 +89,7 @@ class Attaching:
             reason = "others wait for their attachments before it"
             self._backlog.put_off(job, reason, "attachment", charged=False, after=self._wait())
             return False
+        self._young[id(job)] = job
         self.octets += job.size
         task = asyncio.create_task(self._attach(job, references))
         self._tasks[job.id] = (job, task)
@@ -92,6 +105,7 @@ class Attaching:
         return jobs
 
     def _done(self, job: Job, task: asyncio.Task[None]) -> None:
+        self._young.pop(id(job), None)
         self.octets -= job.size
         self._ended.append(time.monotonic())
         known = self._tasks.get(job.id)
@@ -100,10 +114,15 @@ class Attaching:
         if not task.cancelled() and (error := task.exception()) is not None and self._ours(job):
             self._backlog.put_off(job, f"attachments: {error!r}"[:300], "internal", charged=True)
 
+    def _step_aside(self, job: Job) -> None:
+        if self._young.pop(id(job), None) is not None:
+            refund(job)
+            self._on_aside()
+
     async def _attach(self, job: Job, references: Sequence[Reference]) -> None:
         places = frozenset(map(self._files.place, references))
         permits = cast("tuple[Permit, ...]", job.permits)
-        held = asyncio.get_running_loop().call_later(HOLD, refund, job) if permits else None
+        aside = asyncio.get_running_loop().call_later(HOLD, self._step_aside, job)
         try:
             async with self._doors.setdefault(places, asyncio.Semaphore(AT_ONCE)):
                 while not self._room():
@@ -119,8 +138,7 @@ class Attaching:
                     return
                 await self._prepare(job)
         finally:
-            if held is not None:
-                held.cancel()
+            aside.cancel()
         if self._ours(job):
             del self._tasks[job.id]
             self._on_ready(job)

@@ -118,6 +118,7 @@ class Pipeline:
             erased,
             files,
             int(config.limits.message_size),
+            self._nudge,
         )
         self._intents = Intents(stream.name, self.backlog, self._session, unsettled, metrics, self._timed)
         self._settling = Settling(stream.name, self.backlog, self._session, metrics, self._timed)

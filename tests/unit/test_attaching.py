@@ -20,6 +20,7 @@ from mailerd.fetch.files import AT_ONCE
 from mailerd.fetch.trouble import Trouble
 from mailerd.flow.bucket import Bucket, Limit
 from mailerd.message import Action, Job, Lease, Outgoing, Settlement
+from tests.daemon.harness import until
 
 
 class Files:
@@ -64,6 +65,7 @@ class Rig:
         self.full = False
         self.prepared: list[int] = []
         self.ready: list[Job] = []
+        self.aside: list[int] = []
         self.attaching = Attaching(
             self.backlog,
             self.files,  # type: ignore[arg-type]
@@ -71,6 +73,7 @@ class Rig:
             room=lambda: not self.full,
             prepare=self._prepare,
             on_ready=self.ready.append,
+            on_aside=lambda: self.aside.append(self.attaching.waiting),
         )
 
     async def _prepare(self, job: Job) -> None:
@@ -134,6 +137,20 @@ async def test_places_do_not_wait_for_each_other() -> None:
     assert rig.attaching.octets == 0
 
 
+async def test_large_ones_wait_for_room_even_if_their_files_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SMALL", 20)
+    rig = Rig()
+    rig.full = True
+    rig.files.open("a")
+    rig.files.kept = {"a1": b"x" * 13, "a2": b"x" * 14}
+    small, large = rig.put(1, "a1"), rig.put(2, "a2")
+    await turn()
+    assert rig.ready == [small]
+    rig.full = False
+    await until(lambda: rig.ready == [small, large], "there is room")
+    assert rig.prepared == [2]
+
+
 async def test_a_message_has_a_limit() -> None:
     rig = Rig()
     rig.files.open("a")
@@ -153,11 +170,7 @@ async def test_nothing_is_fetched_without_room_in_memory() -> None:
     await turn()
     assert rig.files.asked == []
     rig.full = False
-    for _ in range(100):
-        await asyncio.sleep(0.01)
-        if rig.ready:
-            break
-    assert [job.id for job in rig.ready] == [1]
+    await until(lambda: [job.id for job in rig.ready] == [1], "there is room")
 
 
 async def test_too_many_come_back_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +245,9 @@ async def test_tokens_are_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> 
     await turn()
     assert rig.ready == [quick]
     assert quick.permits == (limit,)
-    await asyncio.sleep(0.05)
+    assert rig.attaching.waiting == 1
+    await until(lambda: rig.aside, "it steps aside")
+    assert rig.aside == [0]
     assert late.permits == ()
     assert limit.held == 1
     rig.files.open("s")
@@ -248,7 +263,7 @@ async def test_who_finds_no_tokens_waits_for_its_turn(monkeypatch: pytest.Monkey
     limit = Bucket(Limit(key="pool:p", rate=100.0))
     limit.take(1, time.monotonic())
     rig.put(1, "s", permits=(limit,))
-    await asyncio.sleep(0.05)
+    await until(lambda: rig.aside, "it steps aside")
     limit.take(1, time.monotonic())  # somebody else has it now
     rig.files.kept["s"] = b"x"
     rig.files.open("s")
