@@ -7,6 +7,7 @@ others have fetched from it. What is not allowed is permanent, and says which ke
 from __future__ import annotations
 
 import os
+import re
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -21,6 +22,7 @@ from mailerd.http.sigv4 import signable
 __all__ = ["Local", "Place", "Places", "Remote"]
 
 LONGEST = 4096
+_control = re.compile(r"[\x00-\x1f\x7f]").search
 
 
 class Local(msgspec.Struct, frozen=True):
@@ -104,7 +106,7 @@ class Places:
     def _local(self, path: str) -> Local:
         if not self._folders:
             raise Stopped("path is not allowed: there are no attachments.directories")
-        if len(path) > LONGEST or not path.isprintable():
+        if len(path) > LONGEST or _control(path):
             raise Stopped("path is not a path")
         folders = self._folders
         if path.startswith("/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailerd.compose import calendar
+from mailerd.compose import calendar, mime
 from mailerd.message import Failure
 from tests.compose.jobs import check_wire, composer, job, parse
 
@@ -70,6 +71,24 @@ def test_beside_other_files() -> None:
     both = composed(item(disposition="alternative"), item(filename="invite.ics"))
     assert types(both) == ["multipart/mixed", "multipart/alternative", "text/plain", "text/calendar", "text/calendar"]
     assert [part.get_filename() for part in both.iter_attachments()] == ["invite.ics"]
+
+
+def test_without_texts() -> None:
+    (invitation,) = mime.attachments(json.dumps([item(disposition="alternative")]), "x")
+    pdf = mime.Part(b"Content-Type: application/pdf\r\n\r\n", inline=False)
+    for text, html, parts, expected in (
+        (None, "<p>", [invitation], ["multipart/alternative", "text/html", "text/calendar"]),
+        (None, None, [invitation], ["multipart/alternative", "text/plain", "text/calendar"]),
+        (
+            None,
+            None,
+            [pdf, invitation],
+            ["multipart/mixed", "multipart/alternative", "text/calendar", "application/pdf"],
+        ),
+    ):
+        message = message_from_bytes(mime.entity("x", text, html, parts), policy=policy.default)
+        assert isinstance(message, EmailMessage)
+        assert types(message) == expected
 
 
 def test_by_reference() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from email import message_from_bytes, policy
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,6 @@ def test_what_is_to_be_fetched(item: dict[str, str], expected: tuple[str, str, s
 
 
 def parse_part(octets: bytes) -> Any:
-    from email import message_from_bytes, policy
-
     return message_from_bytes(octets, policy=policy.default)
 
 

@@ -1,13 +1,22 @@
 """Which references lead anywhere, and what is said of the others."""
 
+# ruff: noqa: PT017  (either way of ending is fine, and each has its own marks)
+
 from __future__ import annotations
 
-import pytest
+import json
+from contextlib import suppress
 
-from mailerd.compose.mime import Reference
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailerd.compose.mime import Reference, attachments, references
 from mailerd.config.attachments import Attachments, Store
+from mailerd.config.url import parse
 from mailerd.fetch.place import Local, Places, Remote
 from mailerd.fetch.trouble import Stopped
+from mailerd.message import Failure
 
 DIGEST = "ab" * 32
 STORE = Store(
@@ -37,7 +46,7 @@ def reference(path: str = "", url: str = "", sha256: str = "", kind: str = "appl
         ("a/b.pdf", ("/srv/files", "/srv/files/deep", "/data"), "a/b.pdf"),
         ("/srv/files/a.pdf", ("/srv/files",), "a.pdf"),
         ("/srv/files/deep/a.pdf", ("/srv/files/deep",), "a.pdf"),
-        ("/data/ü/x y.pdf", ("/data",), "ü/x y.pdf"),
+        ("/data/ü/x\u202fy.pdf", ("/data",), "ü/x\u202fy.pdf"),
     ],
 )
 def test_paths(path: str, folders: tuple[str, ...], below: str) -> None:
@@ -123,3 +132,40 @@ def test_a_digest_alone_needs_a_place() -> None:
 def test_nothing_is_allowed_that_is_not_named(path: str, url: str) -> None:
     with pytest.raises(Stopped, match="is not allowed"):
         Places(Attachments()).of(reference(path, url))
+
+
+_value = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r"(https?://(files\.example\.org|127\.0\.0\.1:9000)/(mail/)?|/srv/files/)?[a-z./%:@?#\\ -]{0,30}", fullmatch=True),
+    st.sampled_from([DIGEST, "application/pdf", "image/png; x=y", "text/calendar; method=REQUEST", "inline", "alternative"]),
+    st.sampled_from([None, 5, "", [], {}]),
+)  # fmt: skip
+_item = st.dictionaries(
+    st.sampled_from(["content", "path", "url", "sha256", "filename", "content_type", "disposition", "cid"]), _value
+)
+
+
+@given(st.lists(_item, max_size=3))
+@settings(deadline=None, max_examples=60)
+def test_anything_in_a_row_is_allowed_or_refused_with_words(items: list[dict[str, object]]) -> None:
+    source = json.dumps(items)
+    try:
+        wanted = references(source)
+    except Failure as failure:
+        assert failure.category == "attachment"
+        assert failure.reason.startswith("attachments[")
+        return
+    for one in wanted:
+        try:
+            place = PLACES.of(one)
+        except Stopped as stopped:
+            assert stopped.trouble.reason.isprintable()
+            assert not stopped.trouble.temporary
+            continue
+        if isinstance(place, Local):
+            assert all(part not in ("", ".", "..") for part in place.path.split("/"))
+        else:
+            assert place.text.isascii()
+            assert place.url.within(parse(STORE.url if place.store else place.url.origin))
+    with suppress(Failure):
+        attachments(source, "x", {one.index: b"octets" for one in wanted})
