@@ -106,7 +106,7 @@ def test_a_mere_file_stays_one() -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=120), st.booleans())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 def test_its_text_comes_back(summary: str, crlf: bool) -> None:
     text = INVITATION.replace("Fitting", summary).replace("\n", "\r\n" if crlf else "\n")
     octets = b"\xef\xbb\xbf" * crlf + text.encode()

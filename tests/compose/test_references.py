@@ -51,7 +51,7 @@ def composer(tmp_path_factory: pytest.TempPathFactory) -> Composer:
 @example(
     [(b"--=_x\r\n.\r\n\0\xff", "a.pdf", None, None, 1), (b"", "b", "image/png", "logo", 3)], "<img src='cid:logo'>"
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_a_fetched_message_is_the_inline_one_octet_for_octet(
     composer: Composer, files: list[tuple[bytes, str, str | None, str | None, int]], html: str | None
 ) -> None:

@@ -36,43 +36,6 @@ async def send(connection: Connection, to: str, *items: dict[str, Any], **column
     return await enqueue(connection, to, attachments=json.dumps(items), **columns)
 
 
-async def test_every_kind_arrives(database: str, connection: Connection, server: Server, tmp_path: Path) -> None:
-    files, digests = tmp_path / "files", tmp_path / "digests"
-    files.mkdir()
-    digests.mkdir()
-    (files / "logo.png").write_bytes(b"PNG\r\n\0")
-    large = bytes(range(256)) * 2000
-    (digests / sha256(large).hexdigest()).write_bytes(large)
-    (files / "invite.ics").write_text(INVITATION)
-    async with shop() as store:
-        store.answers |= {"/files/bill.pdf": b"%PDF-\r\n.\r\n", "/bucket/a%20b.pdf": s3(b"object")}
-        extra = section(f"{store.origin}/files/", folder=files, digests=json.dumps(str(digests))) + signed(store)
-        async with daemon(database, server.port, tmp_path, extra=extra) as running:
-            id_ = await send(
-                connection,
-                "ann@example.org",
-                {"path": "logo.png", "cid": "logo"},
-                {"content": base64.b64encode(b"inline").decode(), "filename": "inline.bin"},
-                {"url": f"{store.origin}/files/bill.pdf", "sha256": sha256(b"%PDF-\r\n.\r\n").hexdigest()},
-                {"url": f"{store.origin}/bucket/a%20b.pdf"},
-                {"sha256": sha256(large).hexdigest(), "filename": "large.bin"},
-                {"path": str(files / "invite.ics"), "disposition": "alternative"},
-                text_body="text",
-                html_body='<img src="cid:logo">',
-            )
-            await until(lambda: server.taken, "taken")
-            await settled(connection)
-            assert await events(connection, id_) == ["sent"]
-            assert await running.stop() == 0
-    (taken,) = server.taken
-    found = {part.get_filename(): part.get_payload(decode=True) for part in taken.message.iter_attachments()}
-    assert found == {"inline.bin": b"inline", "bill.pdf": b"%PDF-\r\n.\r\n", "a b.pdf": b"object", "large.bin": large}
-    assert [part.get_content_type() for part in taken.message.walk()][1:6] == [
-        "multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png",
-    ]  # fmt: skip
-    assert any(part.get_param("method") == "REQUEST" for part in taken.message.walk())
-
-
 async def test_a_slow_store_delays_nobody_else(
     database: str, connection: Connection, server: Server, tmp_path: Path
 ) -> None:
@@ -129,39 +92,66 @@ async def test_what_waits_keeps_no_tokens_and_is_given_back_at_the_end(
     assert server.attempts == {f"plain{i}": 1 for i in range(5)}
 
 
-async def test_what_can_never_be_had_is_dead_with_a_reason(
+async def test_what_arrives_and_what_is_dead_with_a_reason(
     database: str, connection: Connection, server: Server, tmp_path: Path
 ) -> None:
-    files = tmp_path / "files"
+    files, digests = tmp_path / "files", tmp_path / "digests"
     files.mkdir()
-    (files / "large.bin").write_bytes(b"x" * 5001)
-    (files / "half.bin").write_bytes(b"x" * 4000)
-    (files / "a.pdf").write_bytes(b"octets")
-    (files / "out").symlink_to("/etc")
+    digests.mkdir()
+    large = bytes(range(256)) * 2000
+    (digests / sha256(large).hexdigest()).write_bytes(large)
+    (files / "logo.png").write_bytes(b"PNG\r\n\0")
+    (files / "invite.ics").write_text(INVITATION)
     (files / "no.ics").write_text("no calendar")
+    (files / "a.pdf").write_bytes(b"octets")
+    (files / "half.bin").write_bytes(b"x" * 400_000)
+    (files / "large.bin").write_bytes(b"x" * 600_001)
+    (files / "out").symlink_to("/etc")
+    half = [{"path": "half.bin", "filename": f"{i}.bin"} for i in range(3)]
+    pdf = {"content_type": "application/pdf"}
     async with shop() as store:
-        store.answers |= {"/secret": status(403), "/page": status(200, b"<html>", Content_Type="text/html")}
-        extra = section(store.origin, folder=files, size="5000", types='["application/*", "text/calendar"]')
-        extra += "[limits]\nmessage_size = 11_000\n"
-        half = [{"path": "half.bin", "filename": f"{i}.bin"} for i in range(3)]
+        at = store.origin
+        store.answers |= {
+            "/files/bill.pdf": b"%PDF-\r\n.\r\n",
+            "/bucket/a%20b.pdf": s3(b"object"),
+            "/files/secret": status(403),
+            "/files/page": status(200, b"<html>", Content_Type="text/html"),
+        }
         rows: list[tuple[list[dict[str, Any]], str]] = [
-            ([{"url": f"{store.origin}/bill.pdf"}], f"attachments[0] ('bill.pdf'): {store.origin} answers 404"),
-            ([{"content": ""}, {"url": f"{store.origin}/secret"}], f"attachments[1] ('secret'): {store.origin} answers 403"),
-            ([{"url": "https://elsewhere.example/a"}], "attachments[0] ('a'): url is not allowed: attachments.origins have"),
+            ([{"url": f"{at}/files/no.pdf"}], f"attachments[0] ('no.pdf'): {at} answers 404"),
+            ([{"content": ""}, {"url": f"{at}/files/secret"}], f"attachments[1] ('secret'): {at} answers 403"),
+            ([{"url": f"{at}/files-private/a"}], "attachments[0] ('a'): url is not allowed: attachments.origins have"),
             ([{"path": "b.pdf"}], "attachments[0] ('b.pdf'): there is no such file"),
             ([{"path": "../a.pdf"}], "attachments[0] ('a.pdf'): path must have no `.`"),
-            ([{"path": "out/hostname"}], "attachments[0] ('hostname'): path leads out of its folder by a symbolic link"),
-            ([{"path": "large.bin"}], "attachments[0] ('large.bin'): is larger than 5000 octets (attachments.size)"),
+            (
+                [{"path": "out/hostname"}],
+                "attachments[0] ('hostname'): path leads out of its folder by a symbolic link",
+            ),
+            ([{"path": "large.bin"}], "attachments[0] ('large.bin'): is larger than 600000 octets (attachments.size)"),
             (half, "attachments[2] ('2.bin'): too large, with the others (limits.message_size)"),
             ([{"path": "a.pdf", "sha256": "0" * 64}], "attachments[0] ('a.pdf'): has the sha256 "),
             ([{"path": "a.pdf", "content_type": "text/html"}], "text/html is not among attachments.types"),
-            ([{"url": f"{store.origin}/page", "content_type": "application/pdf"}], "text/html is not among attachments.types"),
-            ([{"sha256": sha256(b"octets").hexdigest()}], "attachments[0]: sha256 alone is not allowed"),
+            ([{"url": f"{at}/files/page"} | pdf], "attachments[0] ('page'): text/html is not among attachments.types"),
+            ([{"sha256": "0" * 64} | pdf], "attachments[0]: there is no such file"),
             ([{"path": "a.pdf", "url": "x"}], "attachments[0] ('a.pdf'): has more than one of content, path and url"),
             ([{"path": "no.ics", "disposition": "alternative"}], "attachments[0] ('no.ics'): not a calendar"),
-        ]  # fmt: skip
+        ]
+        types = '["application/*", "image/png", "text/calendar"]'
+        extra = section(f"{at}/files/", folder=files, digests=json.dumps(str(digests)), size="600_000", types=types)
+        extra += signed(store) + "[limits]\nmessage_size = 1_000_000\n"
         async with daemon(database, server.port, tmp_path, extra=extra) as running:
-            good = await send(connection, "good@example.org", {"path": "a.pdf"})
+            good = await send(
+                connection,
+                "good@example.org",
+                {"path": "logo.png", "cid": "logo"},
+                {"content": base64.b64encode(b"inline").decode(), "filename": "inline.bin"},
+                {"url": f"{at}/files/bill.pdf", "sha256": sha256(b"%PDF-\r\n.\r\n").hexdigest()},
+                {"url": f"{at}/bucket/a%20b.pdf"},
+                {"sha256": sha256(large).hexdigest(), "filename": "large.bin"},
+                {"path": str(files / "invite.ics"), "disposition": "alternative"},
+                text_body="text",
+                html_body='<img src="cid:logo">',
+            )
             ids = [await send(connection, f"u{i}@example.org", *items) for i, (items, _) in enumerate(rows)]
             await until(lambda: server.taken, "the good one")
             await settled(connection)
@@ -177,3 +167,10 @@ async def test_what_can_never_be_had_is_dead_with_a_reason(
             assert await events(connection, good) == ["sent"]
             assert await running.stop() == 0
     assert server.attempts == {"good": 1}
+    (taken,) = server.taken
+    found = {part.get_filename(): part.get_payload(decode=True) for part in taken.message.iter_attachments()}
+    assert found == {"inline.bin": b"inline", "bill.pdf": b"%PDF-\r\n.\r\n", "a b.pdf": b"object", "large.bin": large}
+    assert [part.get_content_type() for part in taken.message.walk()][1:6] == [
+        "multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png",
+    ]  # fmt: skip
+    assert any(part.get_param("method") == "REQUEST" for part in taken.message.walk())

@@ -171,6 +171,6 @@ async def test_only_the_store_gets_a_signature() -> None:
         max_size=4,
     )
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_what_is_signed_is_what_was_judged(key: list[bytes]) -> None:
     assert parse(signable("https://b.example", key, "")).segments == tuple(key)

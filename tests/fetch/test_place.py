@@ -146,7 +146,7 @@ _item = st.dictionaries(
 
 
 @given(st.lists(_item, max_size=3))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_anything_in_a_row_is_allowed_or_refused_with_words(items: list[dict[str, object]]) -> None:
     source = json.dumps(items)
     try:
