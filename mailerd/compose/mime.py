@@ -38,6 +38,7 @@ LINE_LIMIT = 998  # RFC 5322 §2.1.1
 PLAIN_WIDTH = 78  # the SHOULD of RFC 5322 §2.1.1: programs show the lines of a plain text as they are
 HTML_WIDTH = 900  # nobody sees the lines of HTML; below 998, since some servers break lines at 990
 FILENAME_LIMIT = 255
+MOST = 200  # attachments of a message: each reference is looked up, and a row of some kB can hold 100 000
 
 _ASCII = bytes(range(128))
 _lines = re.compile(rb".{1,76}", re.DOTALL).findall
@@ -190,9 +191,12 @@ def references(source: str | None) -> list[Reference]:
 
 def _items(source: str) -> list[msgspec.Raw]:
     try:
-        return _decode(source)
+        items = _decode(source)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
         raise Failure(f"attachments: not a JSON array of objects ({e})", "attachment") from None
+    if len(items) > MOST:
+        raise Failure(f"attachments: {len(items)} of them, at most {MOST} are allowed", "attachment")
+    return items
 
 
 def _read(index: int, item: msgspec.Raw) -> tuple[Attachment, str]:

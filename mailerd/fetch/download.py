@@ -133,11 +133,12 @@ def _sign(place: Remote) -> dict[str, str]:
 async def _refused(place: Remote, answer: aiohttp.ClientResponse) -> Stopped:
     status = answer.status
     code = ""
-    with suppress(aiohttp.ClientError, OSError):
-        if found := _code(await answer.content.read(2048)):
-            code = found[1].decode("ascii")
+    if place.store is not None:
+        with suppress(aiohttp.ClientError, OSError):
+            if found := _code(await answer.content.read(2048)):
+                code = found[1].decode("ascii")
     wait = answer.headers.get("Retry-After", "")
     after = min(float(wait), LONGEST_WAIT) if wait.isascii() and wait.isdigit() else 0.0
-    temporary = status >= 500 or status in _TEMPORARY or (place.store is not None and code in _OURS)
+    temporary = status >= 500 or status in _TEMPORARY or code in _OURS
     reason = f"{place.name} answers {status}" + (f" {code}" if code else "")
     return Stopped(reason, temporary=temporary, after=after if temporary else 0.0)

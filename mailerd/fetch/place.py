@@ -69,8 +69,6 @@ class Places:
         self._origins = [url.parse(text) for text in config.origins]
         self._stores = [(url.parse(store.url), store) for store in config.store]
         self._digests = config.digests
-        if config.digests is not None and not os.path.isabs(config.digests):
-            self._origins.append(url.parse(config.digests))
         self._types = [pattern.lower() for pattern in config.types]
 
     def of(self, reference: Reference) -> Place:
@@ -84,7 +82,8 @@ class Places:
             raise Stopped("sha256 alone is not allowed: there are no attachments.digests")
         if os.path.isabs(self._digests):
             return Local((os.path.normpath(self._digests),), reference.sha256)
-        return self.remote(f"{self._digests.rstrip('/')}/{reference.sha256}")
+        found = url.parse(f"{self._digests.rstrip('/')}/{reference.sha256}")
+        return self._stored(found) or Remote(found, found.text)
 
     def allow_type(self, kind: str) -> None:
         bare = kind.partition(";")[0].strip().lower()
@@ -96,12 +95,18 @@ class Places:
             found = url.parse(text)
         except ValueError as wrong:
             raise Stopped(f"url {wrong}") from None
-        for place, store in self._stores:
-            if found.within(place):
-                return _signed(found, place, store)
+        if (stored := self._stored(found)) is not None:
+            return stored
         if not any(found.within(place) for place in self._origins):
             raise Stopped(f"url is not allowed: attachments.origins have nothing of {found.origin} that it begins with")
         return Remote(found, found.text)
+
+    def _stored(self, found: Url) -> Remote | None:
+        """As an object of the store that has it; None: there is none."""
+        for place, store in self._stores:
+            if found.within(place):
+                return _signed(found, place, store)
+        return None
 
     def _local(self, path: str) -> Local:
         if not self._folders:

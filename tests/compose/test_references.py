@@ -141,6 +141,13 @@ def test_bad_references_are_named(composer: Composer, item: dict[str, Any], word
     assert words in failure.value.reason
 
 
+def test_there_is_an_end_to_them() -> None:
+    mime.references(json.dumps([{"path": "a"}] * 200))
+    for reads in (mime.references, lambda source: mime.attachments(source, "x")):
+        with pytest.raises(Failure, match="attachments: 201 of them, at most 200 are allowed"):
+            reads(json.dumps([{"path": "a"}] * 201))
+
+
 def test_content_with_its_digest() -> None:
     (part,) = mime.attachments(json.dumps([{"content": "b2N0ZXRz", "sha256": DIGEST.upper()}]), "x")
     assert b"b2N0ZXRz" in part.octets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import quote
 
 import pytest
@@ -92,6 +93,19 @@ async def test_what_an_answer_means(code: int, temporary: bool) -> None:
         store.answers["/x"] = status(code, Retry_After="17")
         found = await get(allowing(store.origin), f"{store.origin}/x")
         assert found == Trouble(f"{store.origin} answers {code}", temporary, 17.0 if temporary else 0.0)
+
+
+async def test_a_status_needs_no_body() -> None:
+    async def unfinished(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=404, headers={"Content-Length": "10"})
+        await answer.prepare(request)
+        await asyncio.Event().wait()
+        return answer
+
+    async with shop() as store:
+        store.answers["/x"] = unfinished
+        found = await asyncio.wait_for(get(allowing(store.origin), f"{store.origin}/x"), 5)
+        assert found == Trouble(f"{store.origin} answers 404")
 
 
 async def test_the_limit_holds_whatever_the_server_says() -> None:

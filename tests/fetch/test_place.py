@@ -126,6 +126,12 @@ def test_a_digest_alone_needs_a_place() -> None:
     remote = Places(Attachments(digests="https://cdn.example.org/by/")).of(reference(sha256=DIGEST))
     assert isinstance(remote, Remote)
     assert remote.text == f"https://cdn.example.org/by/{DIGEST}"
+    for other in (f"https://cdn.example.org/by/{DIGEST}", "https://cdn.example.org/by/secret"):
+        with pytest.raises(Stopped, match="url is not allowed"):
+            Places(Attachments(digests="https://cdn.example.org/by/")).of(reference(url=other))
+    stored = Places(Attachments(digests=STORE.url, store=(STORE,))).of(reference(sha256=DIGEST))
+    assert isinstance(stored, Remote)
+    assert (stored.store, stored.text) == (STORE, STORE.url + DIGEST)
 
 
 @pytest.mark.parametrize(("path", "url"), [("a", ""), ("", "https://files.example.org/a")])
