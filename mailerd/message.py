@@ -199,6 +199,7 @@ class Job(msgspec.Struct, kw_only=True, gc=False):
     raw: bytes | None = None
     headers: str | None = None
     attachments: str | None = None
+    fetched: dict[int, bytes] | None = None  # octets of the attachments that are references, by index
     thread_key: str | None = None
     tags: Sequence[str] | None = None
     metadata: str | None = None

@@ -69,7 +69,7 @@ def check(ctx: click.Context, connect: bool, as_json: bool) -> None:
             ctx.exit(Exit.CONFIG)
         raise Fatal(wrong.lines(), Exit.CONFIG) from None
     wrong_rules, warnings = _rules(loaded.config)
-    warnings += _keys(loaded.config) + _streams(loaded)
+    warnings += _keys(loaded.config) + _streams(loaded) + _folders(loaded.config)
     if wrong_rules:
         if as_json:
             problem = {"path": wrong_rules.partition(":")[0], "line": None, "message": wrong_rules}
@@ -178,6 +178,18 @@ def _streams(loaded: Loaded) -> list[str]:
                 words = f"shares {', '.join(common)} with stream {other.name}: complaints about the one hurt the other"
                 warnings.append(f"stream.{bulk.name}: {words} (`shared = true` if that is meant)")
     return warnings
+
+
+def _folders(config: Config) -> list[str]:
+    """Warnings about folders of attachments. It starts without them: a share may be mounted later."""
+    named = [("directories", folder) for folder in config.attachments.directories]
+    if config.attachments.digests is not None and os.path.isabs(config.attachments.digests):
+        named.append(("digests", config.attachments.digests))
+    return [
+        f"attachments.{key}: {folder} is no folder that can be read: its messages will be deferred"
+        for key, folder in named
+        if not (os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK))
+    ]
 
 
 def _file(loaded: Loaded) -> str | None:

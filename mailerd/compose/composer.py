@@ -222,7 +222,7 @@ class Composer:
 
         parts: Sequence[mime.Part] = ()
         if job.attachments is not None and job.attachments != "[]":
-            parts = mime.attachments(job.attachments, unique)
+            parts = mime.attachments(job.attachments, unique, job.fetched)
         text, html = content.text, content.html
         if content.wire is None:
             if tracker is not None:

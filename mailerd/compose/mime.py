@@ -4,6 +4,7 @@
     text + html              multipart/alternative
     text + AMP + html        the same, in this order: some programs show the last part that they know
     … + inline parts         the html becomes multipart/related (RFC 2387)
+    … + a calendar           the last part of multipart/alternative (`compose.calendar`)
     … + attachments          all of it inside multipart/mixed
 
 Texts travel as 7bit where they are ASCII in short lines, else quoted-printable or base64, whichever is shorter;
@@ -19,37 +20,48 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from mimetypes import MimeTypes
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from mailerd.compose import calendar
 from mailerd.message import Failure
 
 from .quoted import quoted
 
-__all__ = ["Attachment", "Part", "attachments", "entity", "lines_fit"]
+__all__ = ["Attachment", "Part", "Reference", "attachments", "entity", "lines_fit", "references"]
 
 LINE_LIMIT = 998  # RFC 5322 §2.1.1
 PLAIN_WIDTH = 78  # the SHOULD of RFC 5322 §2.1.1: programs show the lines of a plain text as they are
 HTML_WIDTH = 900  # nobody sees the lines of HTML; below 998, since some servers break lines at 990
 FILENAME_LIMIT = 255
+MOST = 200  # attachments of a message: each reference is looked up, and a row of some kB can hold 100 000
 
 _ASCII = bytes(range(128))
 _lines = re.compile(rb".{1,76}", re.DOTALL).findall
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 2045 §5.1 token
 _media_type = re.compile(rf'({_WORD})/{_WORD}(?: *; *{_WORD}=(?:{_WORD}|"[ !#-\[\]-~]*"))*').fullmatch
 _content_id = re.compile(r"[!-;=?-~]+").fullmatch
+_sha256 = re.compile("[0-9A-Fa-f]{64}").fullmatch
 _control = re.compile("[\x00-\x1f\x7f]").search
 _special = re.compile(r'(["\\])').sub
 _TYPES = MimeTypes(filenames=())  # the built-in table alone: the same answer on every host
+_TYPES.add_type(calendar.TYPE, ".ics")
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One element of a row's `attachments`, as its JSON has it. `content` is base64, line breaks allowed."""
+    """One element of a row's `attachments`, as its JSON has it: one of `content` (base64, line breaks allowed), `path` and
+    `url`, or else `sha256` alone. `sha256`, in hex, is what the octets must hash to. `disposition` is `attachment`, `inline`,
+    or `alternative` for a calendar beside the texts."""
 
-    content: str
+    content: str | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    sha256: str | UnsetType = UNSET
     filename: str | None = None
     content_type: str | None = None
     disposition: str | None = None
@@ -61,6 +73,19 @@ class Part(msgspec.Struct, frozen=True):
 
     octets: bytes
     inline: bool
+    alternative: bool = False
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """An attachment that is to be fetched: its index, how messages name it, where it is ('' what is not said: `sha256` alone
+    names it then), the digest that it must have, in lower-case hex, or '', and its content type."""
+
+    index: int
+    where: str
+    path: str
+    url: str
+    sha256: str
+    type: str
 
 
 _decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -120,7 +145,8 @@ def entity(
     without one.
     """
     inline = [part.octets for part in parts if part.inline] if parts and html is not None else []
-    attached = [part.octets for part in parts if not part.inline or html is None]
+    attached = [part.octets for part in parts if not part.alternative and (not part.inline or html is None)]
+    others = [part.octets for part in parts if part.alternative]
     body: bytes | None = None
     if html is not None:
         body = _text("html", html, HTML_WIDTH) if isinstance(html, str) else _HEADS["html"]["quoted-printable"] + html
@@ -133,7 +159,12 @@ def entity(
             body, text = _multipart("alternative", f"=_{unique}_a", several), None
     if text is not None or (body is None and not attached):
         plain = _text("plain", text or "", PLAIN_WIDTH)
-        body = plain if body is None else _multipart("alternative", f"=_{unique}_a", (plain, body))
+        if body is not None or others:
+            # RFC 2046 §5.1.4: the richest last, and what a program does not know it skips.
+            plain = _multipart("alternative", f"=_{unique}_a", [plain, *([] if body is None else [body]), *others])
+        body = plain
+    elif others:
+        body = _multipart("alternative", f"=_{unique}_a", [*([] if body is None else [body]), *others])
     if attached:
         whole = attached if body is None else [body, *attached]
         body = _multipart("mixed", f"=_{unique}_m", whole)
@@ -141,49 +172,116 @@ def entity(
     return body if body.endswith(b"\r\n") else body + b"\r\n"
 
 
-def attachments(source: str, unique: str) -> list[Part]:
-    """The parts that a row's `attachments` JSON describes: an array of objects with the fields of `Attachment`.
+def attachments(source: str, unique: str, fetched: Mapping[int, bytes] | None = None) -> list[Part]:
+    """The parts that a row's `attachments` JSON describes: an array of objects with the fields of `Attachment`. `fetched`
+    are the octets of those that are references, by index.
 
     Raises `Failure` (category `attachment`) naming the index, from 0, and the file name of the one that is wrong.
     """
+    fetched = fetched or {}
+    parts = [_attachment(i, item, unique, fetched) for i, item in enumerate(_items(source))]
+    if sum(part.alternative for part in parts) > 1:
+        raise Failure("attachments: more than one with the disposition alternative", "attachment")
+    return parts
+
+
+def references(source: str | None) -> list[Reference]:
+    """Those of a row's `attachments` that are to be fetched. Raises `Failure` as `attachments` does."""
+    if source is None or not ('"url"' in source or '"path"' in source or '"sha256"' in source):  # nearly every message
+        return []
+    found = []
+    for index, item in enumerate(_items(source)):
+        it, where = _read(index, item)
+        if it.content is UNSET:
+            found.append(
+                Reference(index, where, it.path or "", it.url or "", (it.sha256 or "").lower(), _type_of(it, where))
+            )
+    return found
+
+
+def _items(source: str) -> list[msgspec.Raw]:
     try:
         items = _decode(source)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
         raise Failure(f"attachments: not a JSON array of objects ({e})", "attachment") from None
-    return [_attachment(i, item, unique) for i, item in enumerate(items)]
+    if len(items) > MOST:
+        raise Failure(f"attachments: {len(items)} of them, at most {MOST} are allowed", "attachment")
+    return items
 
 
-def _attachment(index: int, item: msgspec.Raw, unique: str) -> Part:
+def _read(index: int, item: msgspec.Raw) -> tuple[Attachment, str]:
+    """One element, and how messages name it."""
     try:
         it = _decode_one(item)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
         raise Failure(f"attachments[{index}]{_name_of(item)}: {e}", "attachment") from None
-    where = f"attachments[{index}]" + (f" ({it.filename[:80]!a})" if it.filename else "")
-    lines = [f"Content-Type: {_type_of(it, where)}"]
+    name = it.filename or _basename(it)
+    where = f"attachments[{index}]" + (f" ({name[:80]!a})" if name else "")
+    given = [value for value in (it.content, it.path, it.url) if value is not UNSET]
+    if not given and it.sha256 is UNSET:
+        raise Failure(f"{where}: Object missing required field `content` (or `path`, `url`, `sha256`)", "attachment")
+    if len(given) > 1:
+        raise Failure(f"{where}: has more than one of content, path and url", "attachment")
+    if it.content is UNSET and "" in given:
+        raise Failure(f"{where}: path and url must not be empty", "attachment")
+    if it.sha256 is not UNSET and not _sha256(it.sha256):
+        raise Failure(f"{where}: sha256 must be 64 hexadecimal digits", "attachment")
+    return it, where
+
+
+def _basename(it: Attachment) -> str:
+    """The last part of a path or URL: the name of an attachment that is given none. Not more than a file name may be."""
+    name = it.path or unquote((it.url or "").partition("?")[0].rpartition("/")[2])
+    name = name.rpartition("/")[2]
+    return "" if _control(name) or len(name) > FILENAME_LIMIT else name
+
+
+def _attachment(index: int, item: msgspec.Raw, unique: str, fetched: Mapping[int, bytes]) -> Part:
+    it, where = _read(index, item)
+    kind = _type_of(it, where)
     disposition = it.disposition or ("inline" if it.cid else "attachment")
+    if disposition == "alternative" or (it.disposition is None and calendar.has_method(kind)):
+        if not calendar.is_calendar(kind):
+            raise Failure(f"{where}: only text/calendar can be an alternative, not {kind[:80]!a}", "attachment")
+        return Part(calendar.part(_octets(it, where, fetched.get(index))[0], kind, where), False, True)
+    lines = [f"Content-Type: {kind}"]
     if disposition not in ("attachment", "inline"):
-        raise Failure(f"{where}: disposition is neither attachment nor inline: {disposition[:80]!a}", "attachment")
-    if it.filename:
-        disposition += _filename(it.filename, where)
+        raise Failure(
+            f"{where}: disposition is neither attachment nor inline nor alternative: {disposition[:80]!a}", "attachment"
+        )
+    if name := it.filename or _basename(it):
+        disposition += _filename(name, where)
     lines.append(f"Content-Disposition: {disposition}")
     if it.cid is not None:
         cid = it.cid.removeprefix("<").removesuffix(">")
         if not _content_id(cid) or len(cid) > 255:
             raise Failure(f"{where}: not a content id: {it.cid[:80]!a}", "attachment")
         lines.append(f"Content-ID: <{cid}>")
-    packed = "".join(it.content.split())  # encoders break lines, Postgres's encode() among them
-    try:
-        data = binascii.a2b_base64(packed, strict_mode=True)
-    except ValueError as e:  # binascii.Error, and ValueError for what is not ASCII
-        raise Failure(f"{where}: content is not base64 ({e})", "attachment") from None
+    data, packed = _octets(it, where, fetched.get(index))
     if lines[0].startswith("Content-Type: message/"):
         # RFC 2046 §5.2.1: a message may be sent as 7bit alone, not as base64.
         lines.append("Content-Transfer-Encoding: 7bit")
         body = _message(data, unique, where)
     else:
         lines.append("Content-Transfer-Encoding: base64")
-        body = b"\r\n".join(_lines(packed.encode("ascii")))  # as it came: it is known to be valid
+        body = b"\r\n".join(_lines(packed or binascii.b2a_base64(data, newline=False)))
     return Part(("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + body, disposition.startswith("inline"))
+
+
+def _octets(it: Attachment, where: str, fetched: bytes | None) -> tuple[bytes, bytes]:
+    """An attachment's octets, and their base64 where the row has it: it is known to be valid, and goes as it came."""
+    if it.content is UNSET:
+        if fetched is None:
+            raise Failure(f"{where}: was not fetched", "attachment")
+        return fetched, b""
+    packed = "".join(it.content.split())  # encoders break lines, Postgres's encode() among them
+    try:
+        data = binascii.a2b_base64(packed, strict_mode=True)
+    except ValueError as e:  # binascii.Error, and ValueError for what is not ASCII
+        raise Failure(f"{where}: content is not base64 ({e})", "attachment") from None
+    if it.sha256 is not UNSET and sha256(data).hexdigest() != it.sha256.lower():
+        raise Failure(f"{where}: content does not have the sha256 it should", "attachment")
+    return data, packed.encode("ascii")
 
 
 def _name_of(item: msgspec.Raw) -> str:
@@ -196,7 +294,7 @@ def _name_of(item: msgspec.Raw) -> str:
 
 def _type_of(it: Attachment, where: str) -> str:
     if it.content_type is None:
-        guess, encoding = _TYPES.guess_type(it.filename or "", strict=False)
+        guess, encoding = _TYPES.guess_type(it.filename or _basename(it), strict=False)
         return guess if guess and not encoding else "application/octet-stream"
     match = _media_type(it.content_type)
     if not match or len(it.content_type) > 255:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from mailerd.config.alerts import Alerts
+from mailerd.config.attachments import Attachments
 from mailerd.config.base import Cap, D, Duration, Name, Rate, Section, Size
 from mailerd.config.inbound import Inbound
 from mailerd.config.outgoing import Webhook
@@ -413,6 +414,7 @@ class Config(Section, frozen=True, kw_only=True):
     log: Log = Log()
     templates: Templates = Templates()
     limits: Limits = Limits()
+    attachments: Attachments = Attachments()
     feedback: Feedback = Feedback()
     groups: GroupsSection = GroupsSection()
     alerts: Alerts = Alerts()

@@ -12,8 +12,9 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
+from mailerd.config import attachments, kinds, suppression, values, webhook
 from mailerd.config import inbound as returning
-from mailerd.config import kinds, suppression, values, webhook
+from mailerd.config.attachments import Attachments
 from mailerd.config.decode import Tree, table_name
 from mailerd.config.inbound import Inbound
 from mailerd.config.lines import Path
@@ -76,6 +77,10 @@ def check(tree: Tree, *, require_provider: bool) -> None:
             tree.problem((*path, "tracking"), lack)
     for path, templates in tree.tables(Templates):
         _text(tree, (*path, "path"), templates.path, _folder)
+    for path, files in tree.tables(Attachments):
+        for key, wrong in attachments.problems(files):
+            if (*path, *key) not in tree.wrong:
+                tree.problem((*path, *key), wrong)
     for path, feedback in tree.tables(Feedback):
         _text(tree, (*path, "rules"), feedback.rules, _readable)
     for path, groups in tree.tables(GroupsSection):

@@ -1,6 +1,6 @@
 """From leased to ready to send: payloads that the lease left out are fetched, recipients that are suppressed or were written
-to too often are noted, large messages composed in a thread, and signed ones in several (`daemon.signing`); then the
-backlog has the job.
+to too often are noted, attachments that are references fetched (`daemon.attaching`), large messages composed in a thread,
+and signed ones in several (`daemon.signing`); then the backlog has the job.
 
 Leased jobs come by `admit` and `later`; every await in here may see their lease go to another instance (`Backlog.lost`),
 so each is asked for again before it goes on: what is no longer held, or held by another lease, is dropped. What could
@@ -24,11 +24,14 @@ from concurrent.futures import Executor
 import asyncpg
 
 from mailerd.compose.composer import Composer
+from mailerd.compose.mime import Reference, references
 from mailerd.config import values
 from mailerd.config.model import Stream
+from mailerd.daemon.attaching import Attaching
 from mailerd.daemon.backlog import LARGE, Backlog, compose, refund
 from mailerd.daemon.signing import Signing
-from mailerd.message import Job, Outcome, OutcomeKind, Phase, Recipient
+from mailerd.fetch.files import Files
+from mailerd.message import Failure, Job, Outcome, OutcomeKind, Phase, Recipient
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.gates import Look, capped, suppressed, unwanted
 from mailerd.store.lease import fetch_payloads
@@ -46,7 +49,8 @@ TROUBLE_PAUSE = 1.0
 class Admission:
     """One stream's. `memory` is the octets of payload that may wait; `on_admitted` is called when the backlog has
     more; `threads` sign, if there is a key at all; `erased` are the keys of erased addresses (`store.erased`);
-    `plus_tags` as `[suppression]` has it."""
+    `plus_tags` as `[suppression]` has it; `files` are what rows refer to, for messages of at most `message_size` octets;
+    `on_aside`: a slow one lets others go before it."""
 
     def __init__(
         self,
@@ -58,6 +62,9 @@ class Admission:
         on_admitted: Callable[[], None],
         threads: Executor | None = None,
         erased: Sequence[bytes] = (),
+        files: Files | None = None,
+        message_size: int = 0,
+        on_aside: Callable[[], None] = lambda: None,
         *,
         plus_tags: bool = False,
     ) -> None:
@@ -75,19 +82,36 @@ class Admission:
         self._unchecked: list[Job] = []  # with it, but the suppression list could not be read
         self._stale: list[Job] = []  # looked up too long ago
         self._signing = Signing(backlog, composer, threads, on_admitted) if threads is not None else None
+        self._attaching = (
+            Attaching(
+                backlog,
+                files,
+                message_size,
+                room=self._room,
+                prepare=self._large,
+                on_ready=lambda job: self._hand_over([job]),
+                on_aside=on_aside,
+            )
+            if files is not None
+            else None
+        )
         self._more = asyncio.Event()
 
     @property
     def waiting(self) -> int:
-        """Jobs that are leased, and not in the backlog yet."""
-        return (
-            len(self._heavy) + len(self._unchecked) + len(self._stale) + (self._signing.waiting if self._signing else 0)
-        )
+        """Jobs that are leased, and not in the backlog yet; not those that stepped aside to wait for attachments."""
+        signing = self._signing.waiting if self._signing else 0
+        attaching = self._attaching.waiting if self._attaching else 0
+        return len(self._heavy) + len(self._unchecked) + len(self._stale) + signing + attaching
 
     @property
     def octets(self) -> int:
-        """Of the payload of those that are being signed."""
-        return self._signing.octets if self._signing else 0
+        """Of the payload of those that are being signed, or wait for attachments."""
+        signing = self._signing.octets if self._signing else 0
+        return signing + (self._attaching.octets if self._attaching else 0)
+
+    def _room(self) -> bool:
+        return self._backlog.octets + self.octets < self._memory
 
     def later(self, jobs: Iterable[Job]) -> None:
         """These were leased without their payload: it will be fetched."""
@@ -103,6 +127,7 @@ class Admission:
     def empty(self) -> list[Job]:
         """Takes out everything, for giving it back. What is being looked up just now is found to be gone then."""
         jobs = [*self._heavy, *self._unchecked, *self._stale, *(self._signing.empty() if self._signing else ())]
+        jobs += self._attaching.empty() if self._attaching else ()
         self._heavy.clear()
         self._unchecked.clear()
         self._stale.clear()
@@ -173,13 +198,11 @@ class Admission:
         if waits:
             for job, pairs in wanted:
                 _note(job, [(bit, a, self._excess(waits[job.id, a])) for bit, a in pairs if (job.id, a) in waits])
-        signing = self._signing
-        signed = {job.id for job in jobs if job.rcpt and self._composer.signs(job)} if signing else set()
         try:
+            if self._attaching and any(job.attachments for job in jobs):
+                jobs = await self._attach(self._ours(jobs), self._attaching)
             for job in jobs:
-                if job.size > LARGE and job.rcpt and job.id not in signed:
-                    # A 20 MB message takes 0.3 s to compose: not on the loop that all streams share.
-                    self._backlog.prepared[job.id] = await asyncio.to_thread(compose, self._composer, job)
+                await self._large(job)
         except asyncio.CancelledError:
             self._unchecked.extend(jobs)  # for `empty` to give them back
             raise
@@ -187,10 +210,34 @@ class Admission:
         if len(ours) < len(jobs):
             for id_ in {job.id for job in jobs} - {job.id for job in ours}:
                 self._backlog.prepared.pop(id_, None)
-        if signing and signed:
-            signing.put([job for job in ours if job.id in signed])
-            ours = [job for job in ours if job.id not in signed]
-        self._backlog.add(ours)
+        self._hand_over(ours)
+
+    async def _attach(self, jobs: Sequence[Job], attaching: Attaching) -> list[Job]:
+        """Those that have all they need; the others are looked after."""
+        wanted: dict[int, list[Reference]] = {}
+        for job in jobs:
+            if job.attachments and job.rcpt and job.fetched is None:
+                # The JSON of a large one may hold 20 MB beside its references.
+                look = _references(job) if job.size <= LARGE else await asyncio.to_thread(_references, job)
+                if look:
+                    wanted[job.id] = look
+        return [job for job in self._ours(jobs) if job.id not in wanted or attaching.put(job, wanted[job.id])]
+
+    def _signs(self, job: Job) -> bool:
+        return self._signing is not None and bool(job.rcpt) and self._composer.signs(job)
+
+    async def _large(self, job: Job) -> None:
+        if job.size > LARGE and job.rcpt and not self._signs(job):
+            # A 20 MB message takes 0.3 s to compose: not on the loop that all streams share.
+            composed = await asyncio.to_thread(compose, self._composer, job)
+            if self._ours((job,)):
+                self._backlog.prepared[job.id] = composed
+
+    def _hand_over(self, jobs: Sequence[Job]) -> None:
+        signed = {job.id for job in jobs if self._signs(job)}
+        if self._signing and signed:
+            self._signing.put([job for job in jobs if job.id in signed])
+        self._backlog.add([job for job in jobs if job.id not in signed])
         self._on_admitted()
 
     async def _suppressed(
@@ -294,6 +341,13 @@ def _ends(
     job: Job, pairs: Iterable[tuple[int, str]], stopped: dict[tuple[int, str], str]
 ) -> list[tuple[int, str, Outcome]]:
     return [(bit, a, _suppressed(stopped[job.id, a])) for bit, a in pairs if (job.id, a) in stopped]
+
+
+def _references(job: Job) -> list[Reference]:
+    try:
+        return references(job.attachments)
+    except Failure:
+        return []  # composing says so
 
 
 def _note(job: Job, ends: Sequence[tuple[int, str, Outcome]]) -> None:

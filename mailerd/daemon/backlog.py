@@ -136,6 +136,12 @@ class Backlog:
         self.held[job.id] = job
         self._stop(job, reason, category)
 
+    def put_off(self, job: Job, reason: str, category: str, *, charged: bool, after: float = 0.0) -> None:
+        """A held job that cannot be sent now; `charged`: it costs an attempt; not before `after` seconds."""
+        self.held[job.id] = job
+        kind = OutcomeKind.DEFERRED if charged else OutcomeKind.UNSENT
+        self._end(job, (), kind, Phase.GATE, reason, category, after)
+
     def doubt(self, job: Job) -> None:
         """A dead instance may have sent it (its intent is committed): it goes to `in_doubt`, and nothing is sent."""
         self.held[job.id] = job
@@ -393,12 +399,13 @@ class Backlog:
         phase: Phase = Phase.GATE,
         reason: str = "",
         category: str = "",
+        after: float = 0.0,
     ) -> None:
         """The end of this lease: for the recipients in `results`, or with one outcome of `kind` for all that are left."""
         refund(job)
         ends = [*job.noted, *results]
         if kind is not None:
-            outcome = Outcome(kind, phase, text=reason, category=category)
+            outcome = Outcome(kind, phase, text=reason, category=category, retry_after=after)
             ends += [(to, outcome) for to in _recipients(job)]
         now = time.monotonic()
         settlement = decide(

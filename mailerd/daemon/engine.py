@@ -31,6 +31,7 @@ from mailerd.daemon.scout import Scout
 from mailerd.daemon.signing import THREADS
 from mailerd.daemon.unsettled import Unsettled
 from mailerd.daemon.warmer import Warmer
+from mailerd.fetch.files import Files
 from mailerd.flow.limits import Limits
 from mailerd.flow.rules import RuleError, Rules, load
 from mailerd.flow.warming import Warming
@@ -70,6 +71,7 @@ class Engine:
         composer = Composer(config, library)
         metrics.clipped(composer.clipped)
         self._threads = ThreadPoolExecutor(THREADS, "sign") if composer.signing else None
+        self._files = Files(config.attachments)
         self.pipelines: dict[str, Pipeline] = {}
         self._pools: list[Pool] = []
         for provider in config.provider:
@@ -99,6 +101,7 @@ class Engine:
                 metrics=metrics,
                 health=health,
                 threads=self._threads,
+                files=self._files,
                 on_lane=self._roller.ask if self._roller else None,
             )
             self.pipelines[stream.name] = pipeline
@@ -266,6 +269,7 @@ class Engine:
                 await self._warmer.close()
             for pipeline in self.pipelines.values():
                 await pipeline.close()
+            await self._files.close()
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -8,8 +8,8 @@ has ended, lease what there is room for, commit intents (in streams that hold wh
 turn is repeated with back-off: outcomes are kept, leases run on until their deadline, and the cap on unsettled
 messages stops new ones.
 
-Hazards: the backlog is filled to `_depth`, a quarter second of the present rate, so that a slow or dying instance
-hoards nothing; a full second would double what a crash delays.
+How much is kept ready is `daemon.depth`'s matter. `daemon.intents` and `daemon.settling` make their statements when they are
+called from here, and from nowhere else.
 """
 
 from __future__ import annotations
@@ -31,20 +31,23 @@ from mailerd.config.base import Duration
 from mailerd.config.model import Config, Stream
 from mailerd.daemon.admission import Admission
 from mailerd.daemon.backlog import Backlog
+from mailerd.daemon.depth import Depth
 from mailerd.daemon.feed import Feed
 from mailerd.daemon.feedback import Feedback
+from mailerd.daemon.intents import Intents
 from mailerd.daemon.pools import Pool
 from mailerd.daemon.route import PACE, Route
+from mailerd.daemon.settling import Settling
 from mailerd.daemon.terms import Terms
 from mailerd.daemon.unsettled import Unsettled
+from mailerd.fetch.files import Files
 from mailerd.flow.lanes import UNPARK, Lanes
 from mailerd.flow.limits import Limits
-from mailerd.message import Job, Settlement
+from mailerd.message import Job
 from mailerd.store import erased
 from mailerd.store.database import Session, Unavailable
 from mailerd.store.instances import Paused
-from mailerd.store.lease import MOST_LEASES, Claim, Unreadable, fetch_addresses, give_back, intend, lease, margin, renew
-from mailerd.store.settle import settle
+from mailerd.store.lease import MOST_LEASES, Claim, Unreadable, fetch_addresses, give_back, lease, margin, renew
 from mailerd.store.work import Lane
 from mailerd.web.health import Health
 from mailerd.web.metrics import Metrics
@@ -53,13 +56,6 @@ __all__ = ["Pipeline"]
 
 log = logging.getLogger("mailerd.pipeline")
 
-SETTLE_BATCH = 1000
-# Seconds between settles of a busy stream: what a statement costs by itself is shared by its batch. In batches of 46 a row
-# costs Postgres and us 33 µs, of 92 it costs 24 (bench/RESULTS.md). A crash may send again what was accepted since the last.
-SETTLE_PAUSE = 0.02
-LEAST_DEPTH, MOST_DEPTH = 50, 1000
-LEAST_INTENT = 20
-DEPTH_SECONDS = 0.25
 IDLE = 1.0  # seconds between turns when nothing happens: renewals and rates are looked at
 MOST_BACKOFF = 5.0
 STATEMENT_SHARE = 1 / 3  # of a lease's time that a statement may take: another renewal must fit behind it
@@ -81,6 +77,7 @@ class Pipeline:
         metrics: Metrics,
         health: Health,
         threads: Executor | None = None,
+        files: Files | None = None,
         on_lane: Callable[[str], None] | None = None,
     ) -> None:
         self.stream = stream
@@ -110,21 +107,29 @@ class Pipeline:
             on_stale=self._stale,
         )
         room, hidden = int(config.limits.memory), erased.keys(config.privacy.key, config.public.secret)
-        plus = config.suppression.plus_tags
         self._admission = Admission(
-            stream, self.backlog, composer, self._payloads, room, self._admitted, threads, hidden, plus_tags=plus
+            stream,
+            self.backlog,
+            composer,
+            self._payloads,
+            room,
+            self._admitted,
+            threads,
+            hidden,
+            files,
+            int(config.limits.message_size),
+            self._nudge,
+            plus_tags=config.suppression.plus_tags,
         )
+        self._intents = Intents(stream.name, self.backlog, self._session, unsettled, metrics, self._timed)
+        self._settling = Settling(stream.name, self.backlog, self._session, metrics, self._timed)
         self._wake = asyncio.Event()
         self._paused = Paused()
         self._draining = False
         self._stopping = asyncio.Event()
-        self._settled_at = 0.0
         self._careful_until = 0.0
         self._short_until = math.inf  # when the providers have tokens again, if that is what we wait for
-        self._depth = LEAST_DEPTH
-        self._rate_at = time.monotonic()
-        self._rate_sent = 0
-        self._latency = metrics.enqueue_to_sent(stream.name)
+        self._depth = Depth(time.monotonic())
         self._timings = {name: metrics.statement(name) for name in ("lease", "settle", "renew", "intend")}
         unsettled.on_release.append(self._room_again)
 
@@ -203,12 +208,10 @@ class Pipeline:
     async def _turn(self) -> float:
         """One round; the seconds until the next (0: at once, IDLE: when woken)."""
         now = time.monotonic()
-        self._measure(now)
+        self._depth.measure(now, self.backlog.sent)
         await self._renew()
-        due = self._settled_at + SETTLE_PAUSE - now
-        pending = len(self.backlog.settlements)
-        if pending and (due <= 0 or pending >= SETTLE_BATCH // 4):
-            await self._settle()
+        if self._settling.wait(now) <= 0:
+            await self._settling.write()
         await self._admission.again(self._session)
         if self.route.none_usable(now) or self.stream.name in self._paused.stream:
             await self._return_waiting()
@@ -218,12 +221,12 @@ class Pipeline:
                 self.lanes.recheck()
                 await self._return_waiting()
             again = await self._lease()
-            if self.backlog.hold:
-                await self._intend()
+            if self.backlog.hold and await self._intents.commit(self._depth.messages):
+                self.route.wake()
             if again:
                 return 0.0
-        if self.backlog.settlements:
-            return max(self._settled_at + SETTLE_PAUSE - time.monotonic(), 0.0)
+        if self._settling.pending:
+            return self._settling.wait(time.monotonic())
         return self._until_open()
 
     def _until_open(self) -> float:
@@ -232,15 +235,6 @@ class Pipeline:
         if opens == math.inf:
             return IDLE
         return min(IDLE, max(opens - time.monotonic(), UNPARK))
-
-    def _measure(self, now: float) -> None:
-        passed = now - self._rate_at
-        if passed >= DEPTH_SECONDS:
-            rate = (self.backlog.sent - self._rate_sent) / passed
-            self._depth = max(LEAST_DEPTH, min(MOST_DEPTH, int(rate * DEPTH_SECONDS), 2 * self._depth))
-            self._rate_at, self._rate_sent = now, self.backlog.sent
-        elif self.backlog.sent - self._rate_sent > self._depth:
-            self._depth = min(MOST_DEPTH, 2 * self._depth)  # a quarter second's worth has gone in less: grow at once
 
     @contextlib.contextmanager
     def _timed(self, statement: str) -> Iterator[None]:
@@ -257,7 +251,7 @@ class Pipeline:
 
     async def _lease(self) -> bool:
         """Leases once if there is room; True when that may be repeated at once."""
-        self.backlog.low = self._depth // 2
+        self.backlog.low = self._depth.messages // 2
         waiting = self.backlog.waiting + self._admission.waiting
         self._short_until = math.inf
         if not self.lanes or waiting > self.backlog.low or self._unsettled.full or not self.route.reachable:
@@ -268,7 +262,7 @@ class Pipeline:
                 False  # without tomorrow's partitions settle will fail: what is leased would be sent and not recorded
             )
         now = time.monotonic()
-        room = 1 if now < self._careful_until else self._depth - waiting
+        room = 1 if now < self._careful_until else self._depth.messages - waiting
         tokens = self.route.room(now) - waiting - self.backlog.ripening - self.backlog.cleared
         if tokens < room:
             if tokens < 1:
@@ -349,32 +343,7 @@ class Pipeline:
         self._ripe_timer = None
         self._admitted()
 
-    # Intend, renew and give back.
-
-    async def _intend(self) -> None:
-        """Commits the intent of what connections will take next: some 30 ms of work, as a turn takes about 10.
-
-        What is cleared counts against the cap on unsettled messages too: our death would put all of it in doubt.
-        """
-        backlog = self.backlog
-        window = max(LEAST_INTENT, self._depth // 8)
-        backlog.cleared_low = window // 2
-        if backlog.cleared > backlog.cleared_low or not backlog.waiting or self._unsettled.full:
-            return
-        room = min(window, self._unsettled.cap - self._unsettled.count) - backlog.cleared
-        jobs = backlog.intentions(max(room, 0))
-        if not jobs:
-            return
-        try:
-            with self._timed("intend"):
-                gone = await intend(self._session, self.stream.name, jobs)
-        except BaseException:
-            backlog.unintended(jobs)
-            raise
-        if gone:
-            self._metrics.fenced(len(gone))
-        backlog.intended(jobs, gone)
-        self.route.wake()
+    # Renew and give back.
 
     async def _renew(self) -> None:
         ttl = float(self._config.lease.ttl)
@@ -394,50 +363,6 @@ class Pipeline:
         if jobs:
             await give_back(self._session, self.stream.name, jobs)
             self.hint(Lane(self.stream.name, j.priority, j.domain, j.campaign, j.id) for j in jobs)
-
-    # Settle.
-
-    async def _settle(self) -> None:
-        batch = self.backlog.take_settlements(SETTLE_BATCH)
-        self._settled_at = time.monotonic()
-        locked: list[Settlement] = []
-        try:
-            with self._timed("settle"):
-                done = await settle(self._session, self.stream.name, batch, locked)
-        except BaseException:
-            self.backlog.put_back(batch)
-            raise
-        if locked:
-            log.warning("stream %s: %d rows are locked by somebody else", self.stream.name, len(locked))
-            self.backlog.settlements += locked  # behind the others
-            ids = {settlement.job.id for settlement in locked}
-            batch = [settlement for settlement in batch if settlement.job.id not in ids]
-        self.backlog.settled(batch)
-        self._count(batch, done)
-
-    def _count(self, batch: Sequence[Settlement], done: set[int]) -> None:
-        outcomes: dict[tuple[str, str], int] = {}
-        events: dict[str, int] = {}
-        retries: dict[tuple[str, str], int] = {}
-        for settlement in batch:
-            for event, _, outcome in settlement.events:
-                key = (outcome.provider, outcome.kind.value)
-                outcomes[key] = outcomes.get(key, 0) + 1
-                if settlement.job.id in done:
-                    events[event] = events.get(event, 0) + 1
-                    if event == "deferred":
-                        retry = (outcome.provider, outcome.category or "other")
-                        retries[retry] = retries.get(retry, 0) + 1
-        for (provider, outcome_name), n in outcomes.items():
-            self._metrics.sent(self.stream.name, provider, outcome_name, n)
-        for event, n in events.items():
-            self._metrics.event(event, n)
-        for (provider, category), n in retries.items():
-            self._metrics.retried(provider, category, n)
-        if len(done) < len(batch):
-            self._metrics.fenced(len(batch) - len(done))
-        self._latency.observe_all(self.backlog.latencies)
-        self.backlog.latencies.clear()
 
     # Wakers.
 
@@ -462,18 +387,18 @@ class Pipeline:
         if self._ripe_timer is not None:
             self._ripe_timer.cancel()
         closing = asyncio.gather(*(pool.drain(deadline) for pool in self.route.pools))
-        while not closing.done() or self.backlog.settlements:
+        while not closing.done() or self._settling.pending:
             try:
                 await self._renew()
-                if self.backlog.settlements:
-                    await self._settle()
+                if self._settling.pending:
+                    await self._settling.write()
                 await self._return_waiting()  # what came back unsent
             except (Unavailable, asyncpg.PostgresError) as error:
                 if closing.done() and time.monotonic() >= deadline:
                     log.error(
                         "stream %s: %d outcomes could not be settled: %s",
                         self.stream.name,
-                        len(self.backlog.settlements),
+                        self._settling.pending,
                         error,
                     )
                     break

@@ -251,7 +251,13 @@ def _file(part: Message, number: int) -> File:
         payload: Any = part.get_payload(decode=True)
         octets = payload or b""
     cid = _plain(str(part.get("Content-ID", ""))).removeprefix("<").removesuffix(">")
-    name = _plain(decoded(part.get_filename() or "")) or f"attachment-{number}"
+    name = _plain(decoded(part.get_filename() or ""))
+    if kind == "text/calendar":
+        # An alternative has no name; these APIs have no alternatives, and by its method it still is an invitation.
+        name = name or "invite.ics"
+        if method := part.get_param("method"):
+            kind = f"text/calendar; method={_plain(str(method))}; charset=utf-8"
+    name = name or f"attachment-{number}"
     inline = bool(cid) and part.get_content_disposition() != "attachment"
     return File(name, _plain(kind), base64.b64encode(octets).decode("ascii"), cid, inline)
 

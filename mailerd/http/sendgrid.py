@@ -100,7 +100,7 @@ def _body(message: Fields, id_: str) -> dict[str, Any]:
             {
                 "content": file.content,
                 "filename": file.name,
-                "type": file.type,
+                "type": file.type.partition(";")[0],  # SendGrid takes no parameters there
                 "disposition": "inline" if file.inline else "attachment",
             }
             | ({"content_id": file.cid} if file.cid else {})

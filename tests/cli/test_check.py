@@ -312,6 +312,17 @@ def warnings(folder: Path, text: str) -> list[str]:
     return result.stderr.splitlines()
 
 
+def test_folders_that_are_not_there_are_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    text = f'[attachments]\ndirectories = ["{tmp_path}/there", "{tmp_path}/away"]\n'
+    (away,) = warnings(tmp_path, text + SINK + IDENTITY)
+    assert f"attachments.directories: {tmp_path}/away is no folder that can be read" in away
+    text = f'[attachments]\ndigests = "{tmp_path}/away"\n'
+    (away,) = warnings(tmp_path, text + SINK + IDENTITY)
+    assert f"attachments.digests: {tmp_path}/away is no folder" in away
+    assert warnings(tmp_path, '[attachments]\ndigests = "https://files.example.org/"\n' + SINK + IDENTITY) == []
+
+
 def test_bulk_mail_that_shares_with_urgent_mail_is_warned_of(tmp_path: Path) -> None:
     streams = '[[stream]]\nname = "reset"\n[[stream]]\nname = "marketing"\n'
     click, shares = warnings(tmp_path, SINK + IDENTITY + streams)

@@ -179,3 +179,32 @@ def test_parts_in_parts_take_no_time() -> None:
     with pytest.raises(Failure, match="too many parts"):
         fields(message("a@example.org", raw=b"From: a@b.example\r\n" + b"".join(lines)))
     assert time.process_time() - begun < 0.5
+
+
+INVITATION = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nBEGIN:VEVENT\r\nUID:1\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+
+
+@pytest.mark.parametrize("html", [None, "<p>html</p>"])
+def test_an_invitation_and_fetched_files_are_files(html: str | None) -> None:
+    items = [
+        {"content": base64.b64encode(INVITATION.encode()).decode(), "content_type": "text/calendar; method=REQUEST"},
+        {"url": "https://files.example/a.pdf"},
+        {"path": "logo.png", "cid": "logo"},
+    ]
+    sent = message(text_body="text", html_body=html, attachments=json.dumps(items), fetched={1: b"PDF", 2: b"PNG"})
+    found = fields(sent)
+    assert (found.text, found.html) == ("text", html)
+    files = {file.name: (file.type, base64.b64decode(file.content), file.cid, file.inline) for file in found.files}
+    assert files == {
+        "invite.ics": ("text/calendar; method=REQUEST; charset=utf-8", INVITATION.encode(), "", False),
+        "a.pdf": ("application/pdf", b"PDF", "", False),
+        "logo.png": ("image/png", b"PNG", "logo", True),
+    }
+
+
+def test_an_invitation_alone_is_no_part_of_the_html() -> None:
+    items = [
+        {"content": base64.b64encode(INVITATION.encode()).decode(), "content_type": "text/calendar; method=REQUEST"}
+    ]
+    found = fields(message(text_body="text", html_body="<p>html</p>", attachments=json.dumps(items)))
+    assert (found.text, found.html, [file.name for file in found.files]) == ("text", "<p>html</p>", ["invite.ics"])

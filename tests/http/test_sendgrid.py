@@ -100,3 +100,21 @@ async def test_what_answers_mean(status: int, text: str, kind: str, category: st
         outcome = run.source.outcome(sent)
         assert (outcome.kind, outcome.category, run.pool.state) == (kind, category, state)
         assert text in outcome.text
+
+
+async def test_an_invitation_and_a_fetched_file_go_as_files() -> None:
+    calendar = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nEND:VCALENDAR\r\n"
+    items = [
+        {"content": base64.b64encode(calendar.encode()).decode(), "content_type": "text/calendar; method=REQUEST"},
+        {"url": "https://files.example/bill.pdf"},
+    ]
+    sent = message(attachments=json.dumps(items), fetched={1: b"PDF"})
+    async with (
+        api(lambda seen: web.Response(status=202, headers={"X-Message-Id": "sg-1"})) as server,
+        rig("sendgrid", server.url, sent, **KEY) as run,
+    ):
+        await run.settled(sent)
+    (seen,) = server.seen
+    # It refuses a type with parameters.
+    found = [(f["filename"], f["type"], base64.b64decode(f["content"])) for f in seen.json["attachments"]]
+    assert found == [("invite.ics", "text/calendar", calendar.encode()), ("bill.pdf", "application/pdf", b"PDF")]

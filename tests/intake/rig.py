@@ -30,7 +30,7 @@ class Applied:
         self.told: list[Feedback] = []
         self.wrong: Exception | None = None
 
-    async def __call__(self, session: Session, reports: Sequence[Feedback]) -> int:
+    async def __call__(self, session: Session, reports: Sequence[Feedback], *_: object) -> int:
         if self.wrong is not None:
             raise self.wrong
         known = {one.source_id for one in self.told}
