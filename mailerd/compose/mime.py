@@ -146,25 +146,22 @@ def entity(
     """
     inline = [part.octets for part in parts if part.inline] if parts and html is not None else []
     attached = [part.octets for part in parts if not part.alternative and (not part.inline or html is None)]
-    others = [part.octets for part in parts if part.alternative]
-    body: bytes | None = None
+    # RFC 2046 §5.1.4: the richest last, and what a program does not know it skips.
+    several: list[bytes] = []
+    if text is not None or (html is None and not attached):
+        several.append(_text("plain", text or "", PLAIN_WIDTH))
     if html is not None:
-        body = _text("html", html, HTML_WIDTH) if isinstance(html, str) else _HEADS["html"]["quoted-printable"] + html
-        if inline:
-            body = _multipart("related", f"=_{unique}_r", [body, *inline], ' type="text/html";')
         if amp is not None:
-            several = [_text("x-amp-html", amp, HTML_WIDTH), body]
-            if text is not None:
-                several.insert(0, _text("plain", text, PLAIN_WIDTH))
-            body, text = _multipart("alternative", f"=_{unique}_a", several), None
-    if text is not None or (body is None and not attached):
-        plain = _text("plain", text or "", PLAIN_WIDTH)
-        if body is not None or others:
-            # RFC 2046 §5.1.4: the richest last, and what a program does not know it skips.
-            plain = _multipart("alternative", f"=_{unique}_a", [plain, *([] if body is None else [body]), *others])
-        body = plain
-    elif others:
-        body = _multipart("alternative", f"=_{unique}_a", [*([] if body is None else [body]), *others])
+            several.append(_text("x-amp-html", amp, HTML_WIDTH))
+        rich = _text("html", html, HTML_WIDTH) if isinstance(html, str) else _HEADS["html"]["quoted-printable"] + html
+        several.append(
+            _multipart("related", f"=_{unique}_r", [rich, *inline], ' type="text/html";') if inline else rich
+        )
+    others = [part.octets for part in parts if part.alternative]
+    several += others
+    body: bytes | None = None
+    if several:
+        body = several[0] if len(several) == 1 and not others else _multipart("alternative", f"=_{unique}_a", several)
     if attached:
         whole = attached if body is None else [body, *attached]
         body = _multipart("mixed", f"=_{unique}_m", whole)

@@ -73,6 +73,14 @@ def test_beside_other_files() -> None:
     assert [part.get_filename() for part in both.iter_attachments()] == ["invite.ics"]
 
 
+def test_beside_amp() -> None:
+    (invitation,) = mime.attachments(json.dumps([item(disposition="alternative")]), "x")
+    message = message_from_bytes(mime.entity("x", "text", "<p>html</p>", [invitation], "<html amp4email>"))
+    assert [part.get_content_type() for part in message.walk()] == [
+        "multipart/alternative", "text/plain", "text/x-amp-html", "text/html", "text/calendar",
+    ]  # fmt: skip
+
+
 def test_without_texts() -> None:
     (invitation,) = mime.attachments(json.dumps([item(disposition="alternative")]), "x")
     pdf = mime.Part(b"Content-Type: application/pdf\r\n\r\n", inline=False)
