@@ -34,7 +34,6 @@ from . import address, headers, mime
 from .address import Mailbox
 from .bundle import Library
 from .dkim import Key, Keyring, Signer, keys_of, relaxed_fields, split
-from .judge import clipped
 from .purpose import purposes
 from .template import LINK, Content, Params, Templates, decode_params
 from .text import html_to_text
@@ -221,7 +220,7 @@ class Composer:
             text, html = tracker.texts(text, html, job.id, job.campaign)
         if text is None and html is not None:
             text = html_to_text(html)
-        if html is not None and clipped(html):
+        if html is not None and mime.clipped(html):
             key = (job.stream, job.template or "")
             if key in self.clipped or len(self.clipped) < SERIES:  # threads may lose one: it is a sign, not an account
                 self.clipped[key] = self.clipped.get(key, 0) + 1
