@@ -80,7 +80,9 @@ def push(
     root = _root(ctx, root)
     _label(variant)
     try:
-        streams = _streams(ctx, stream_name)
+        known = _streams(ctx, stream_name)
+        # Without a file nobody knows which streams there are: templates are checked where no mail is sent, too.
+        streams = known if stream_name or load_config(ctx).path is not None else None
         also = [stream_name] if stream_name else []
         pressed = [press(root, name, streams, also) for name in names or templates_in(root)]
     except Failure as failure:

@@ -34,7 +34,6 @@ from . import address, headers, mime
 from .address import Mailbox
 from .bundle import Library
 from .dkim import Key, Keyring, Signer, keys_of, relaxed_fields, split
-from .judge import clipped
 from .purpose import purposes
 from .template import LINK, Content, Params, Templates, decode_params
 from .text import html_to_text
@@ -231,7 +230,7 @@ class Composer:
                 text = html_to_text(html)
         elif trail is not None and text is not None:
             text = trail.text(text)
-        if clipped(html if html is not None else content.wire or ""):
+        if mime.clipped(html if html is not None else content.wire or ""):
             key = (job.stream, job.template or "")
             if key in self.clipped or len(self.clipped) < SERIES:  # threads may lose one: it is a sign, not an account
                 self.clipped[key] = self.clipped.get(key, 0) + 1

@@ -12,7 +12,6 @@ a warning well before.
 from __future__ import annotations
 
 import re
-from binascii import a2b_qp
 from html.parser import HTMLParser
 from typing import Final
 
@@ -20,11 +19,11 @@ import msgspec
 
 from . import amp
 from .bundle import Edition
+from .mime import CLIP
 from .text import html_to_text
 
-__all__ = ["CLIP", "Problem", "clipped", "judge", "measure"]
+__all__ = ["CLIP", "Problem", "judge", "measure"]
 
-CLIP: Final = 102 * 1024  # octets of HTML beyond which Gmail hides the rest
 NEAR: Final = 80 * 1024
 _good_link = re.compile(r"(?:https?://[^\s/]+|mailto:\S+@|tel:|cid:|#\S|\{[{%])").match
 _unsubscribe = re.compile(r"unsubscri|preferences|opt[- ]?out", re.IGNORECASE).search
@@ -117,13 +116,6 @@ def measure(where: str, html: str | None, text: str | None, amp_html: str | None
         for fault, line in amp.faults(amp_html):
             problems.append(Problem(f"{where}: amp.html: {fault}" + (f" (line {line} when rendered)" if line else "")))
     return problems
-
-
-def clipped(html: str | bytes) -> bool:
-    """Will Gmail hide the end of it? Octets are counted only where it may be so. HTML as octets is in quoted-printable."""
-    if isinstance(html, bytes):
-        return len(html) > CLIP and len(a2b_qp(html)) > CLIP
-    return len(html) * 4 > CLIP and (len(html) > CLIP or len(html.encode("utf-8", "replace")) > CLIP)
 
 
 _NAMES: Final = {"html": "html", "text": "text", "amp": "AMP"}

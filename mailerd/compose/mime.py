@@ -33,13 +33,14 @@ from mailerd.message import Failure
 
 from .quoted import quoted
 
-__all__ = ["Attachment", "Part", "Reference", "attachments", "entity", "lines_fit", "references"]
+__all__ = ["CLIP", "Attachment", "Part", "Reference", "attachments", "clipped", "entity", "lines_fit", "references"]
 
 LINE_LIMIT = 998  # RFC 5322 §2.1.1
 PLAIN_WIDTH = 78  # the SHOULD of RFC 5322 §2.1.1: programs show the lines of a plain text as they are
 HTML_WIDTH = 900  # nobody sees the lines of HTML; below 998, since some servers break lines at 990
 FILENAME_LIMIT = 255
 MOST = 200  # attachments of a message: each reference is looked up, and a row of some kB can hold 100 000
+CLIP = 102 * 1024  # octets of HTML beyond which Gmail hides the rest
 
 _ASCII = bytes(range(128))
 _lines = re.compile(rb".{1,76}", re.DOTALL).findall
@@ -167,6 +168,13 @@ def entity(
         body = _multipart("mixed", f"=_{unique}_m", whole)
     assert body is not None
     return body if body.endswith(b"\r\n") else body + b"\r\n"
+
+
+def clipped(html: str | bytes) -> bool:
+    """Will Gmail hide the end of it? Octets are counted only where it may be so. HTML as octets is in quoted-printable."""
+    if isinstance(html, bytes):
+        return len(html) > CLIP and len(binascii.a2b_qp(html)) > CLIP
+    return len(html) * 4 > CLIP and (len(html) > CLIP or len(html.encode("utf-8", "replace")) > CLIP)
 
 
 def attachments(source: str, unique: str, fetched: Mapping[int, bytes] | None = None) -> list[Part]:

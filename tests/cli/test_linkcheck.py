@@ -16,6 +16,12 @@ from mailerd.compose.template import Content
 from tests.cli.commands import Commands
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
 @pytest.fixture
 async def site() -> AsyncIterator[tuple[str, list[str]]]:
     """The server's address, and what it was asked."""

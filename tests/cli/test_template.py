@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from mailerd.cli import main
 from mailerd.cli.preview import RECIPIENT, compose
 from mailerd.compose.bundle import Edition, Library, Share, Version
 from mailerd.compose.composer import Composer
@@ -144,3 +149,15 @@ async def test_marketing_is_judged_by_the_stream_too(database: str, tmp_path: Pa
     await commands(*check, "--stream", "news")
     refused = await commands(*check, "--stream", "orders", code=1)
     assert "unsubscribe_url is not in schema.json" in refused.stderr
+
+
+async def test_streams_without_a_configuration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "t" / "x"
+    home.mkdir(parents=True)
+    for name, text in {"html.j2": "<p>Hello</p>", "text.j2": "Hello", "meta.toml": 'streams = ["news"]'}.items():
+        (home / name).write_text(text)
+    env = {name: None for name in os.environ if name.startswith(("MAILERD_", "PG"))}
+    check = ["template", "push", "--from", str(tmp_path / "t"), "--check"]
+    assert CliRunner().invoke(main, check, env=env).exit_code == 0
+    assert CliRunner().invoke(main, [*check, "--stream", "news"], env=env).exit_code == 2

@@ -64,3 +64,14 @@ async def test_a_row_may_pin_a_version(connection: asyncpg.Connection[asyncpg.Re
     else:
         with pytest.raises(asyncpg.CheckViolationError, match="template: not a plain name"):
             await insert
+
+
+async def test_every_part_comes_back(session: Session) -> None:
+    edition = Edition(subject="S", html="<p>H</p>", text="T", amp="<!doctype html><html amp4email></html>")
+    pushed = Version("welcome", 0, {"": edition, "pt-br": Edition(text="O")}, {"type": "object"})
+    await push(session, pushed, {}, "d1", "ann", 100, "")
+    library = Library()
+    await fill(session, library, ["welcome"])
+    found = library.find("welcome", "x")
+    assert found is not None
+    assert (found[0].editions, found[0].schema) == (pushed.editions, pushed.schema)
