@@ -35,14 +35,23 @@ def ended_by_signals() -> Iterator[None]:
     """TERM and a closed terminal end us as Ctrl-C does, so that what we started is cleaned up.
 
     asyncio turns the first SIGINT into a cancellation, hence the detour. Also a shell's background job, which starts
-    with SIGINT ignored, can be ended.
+    with SIGINT ignored, can be ended. Whatever fails after the signal, such as a connection that was being made, fails for
+    it: that is an interruption, too.
     """
+    told = False
 
     def interrupt(*_: object) -> None:
+        nonlocal told
+        told = True
         signal.raise_signal(signal.SIGINT)
 
     with _handled({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}):
-        yield
+        try:
+            yield
+        except Exception:
+            if told:
+                raise KeyboardInterrupt from None
+            raise
 
 
 @contextlib.contextmanager

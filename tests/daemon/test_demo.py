@@ -124,7 +124,8 @@ def test_interrupted_at_any_time(environment: dict[str, str], tmp_path: Path, af
     with subprocess.Popen(COMMAND, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         time.sleep(after)  # wherever it is then
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, 130)
+        # Before Python is so far as to listen to signals, there is nothing that could be left behind.
+        assert process.wait(30) in (0, 130, -signal.SIGTERM)
     assert left_behind(tmp_path) == ([], [])
 
 
