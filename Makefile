@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST_ARGS ?=
+# Tests wait more than they compute: half as many again as there are cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2 or 1)')
 BENCH_ARGS ?=
 CHAOS_ARGS ?=
 
@@ -26,7 +28,7 @@ demo: $(INSTALLED)
 
 # What needs a Debian package (Postfix, PgBouncer, OpenDKIM, systemd) is run by .ci/run.
 test: $(INSTALLED)
-	$(BIN)/pytest -m 'not debian' -n auto $(PYTEST_ARGS)
+	$(BIN)/pytest -m 'not debian' -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
