@@ -14,10 +14,12 @@ from jinja2 import DictLoader
 from markupsafe import Markup
 
 from mailerd.compose import plan
+from mailerd.compose.bundle import Library, Share
 from mailerd.compose.composer import Composer
 from mailerd.compose.plan import Unplanned, Wire, following
+from mailerd.compose.press import press
 from mailerd.compose.sandbox import Sandbox, start_meter
-from mailerd.compose.template import Templates
+from mailerd.compose.template import Templates, _Plans
 from mailerd.compose.tokens import Tokens
 from mailerd.compose.track import Tracker
 from mailerd.config.model import Config, Stream
@@ -159,7 +161,7 @@ def test_a_value_that_is_not_does_not_last(value: str) -> None:
     assert not refused.value.lasting
 
 
-def composer(folder: Path) -> Composer:
+def composer(folder: Path, library: Library | None = None) -> Composer:
     return Composer(
         Config(
             templates=Folder(path=str(folder)),
@@ -169,7 +171,8 @@ def composer(folder: Path) -> Composer:
                 Stream(name="transactional"),
                 Stream(name="marketing", tracking=Tracking(opens=True, clicks=True, utm=True)),
             ),
-        )
+        ),
+        library,
     )
 
 
@@ -229,6 +232,24 @@ def test_what_is_wrong_is_said_as_without_a_plan(folder: Path, params: dict[str,
     (folder / "t" / "text.j2").write_text("{{ a }}", "utf-8")
     with pytest.raises(Failure, match=problem):
         composer(folder).compose(job(template="t", params=json.dumps(params)))
+
+
+@pytest.mark.parametrize("stream", ["transactional", "marketing"])
+def test_a_stored_template_is_planned(folder: Path, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "t" / "subject.j2").write_text("s")
+    pressed = press(folder, "t")
+    library = Library()
+    library.put([pressed.version], {"t": (Share(0, 100.0),)})
+    made: list[bytes | None] = []
+    render = _Plans.render
+
+    def planned(*args: Any) -> bytes | None:
+        made.append(render(*args))
+        return made[-1]
+
+    monkeypatch.setattr(_Plans, "render", planned)
+    composer(folder, library).compose(job(stream=stream, template="t", params='{"a": "Ann", "n": 7}'))
+    assert [octets is not None for octets in made] == [True]
 
 
 def test_a_plan_is_compiled_once(folder: Path) -> None:
