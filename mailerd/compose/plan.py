@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator
 from html import escape as escape_html
 from html import unescape
 from typing import Any, Final, Protocol
 
-from jinja2 import Environment, Template, nodes, pass_context
+from jinja2 import nodes, pass_context
 from jinja2.compiler import Frame
 from jinja2.loaders import BaseLoader
 from jinja2.runtime import Context, Macro
@@ -32,7 +32,7 @@ from . import quoted
 from .anchors import Anchor, as_followed, cut, opaque
 from .kept import Kept
 from .ration import made
-from .sandbox import WRITERS, Metered, Sandbox, TooLong, escaped
+from .sandbox import Metered, Sandbox, TooLong, escaped
 
 __all__ = ["Trail", "Unplanned", "Wire", "following"]
 
@@ -238,30 +238,15 @@ class _Planned(Metered):
         super().visit_For(node, frame)
 
 
-class _Template(Template):
-    @classmethod
-    def _from_namespace(
-        cls,
-        environment: Environment,
-        namespace: MutableMapping[str, Any],
-        globals: MutableMapping[str, Any],  # noqa: A002
-    ) -> Template:
-        namespace.update(WRITERS)
-        namespace.update(wire=_wire, seen=_seen, known=_known, wire_seen=_wire_seen, wire_known=_wire_known)
-        if getattr(environment, "links", False):
-            namespace["Macro"] = _Macro
-        return super()._from_namespace(environment, namespace, globals)
-
-
 class Wire(Sandbox):
     """Compiles HTML templates to plans, with `links` tracked or as they are. Compiling and rendering raise `Unplanned`."""
 
     code_generator_class = _Planned
-    template_class = _Template
 
     def __init__(self, loader: BaseLoader | None, limit: int, *, links: bool) -> None:
         super().__init__(loader, limit, html=True, keep_trailing_newline=True)
         self.links = links
+        self.writers = dict(self.writers) | (_WRITERS_BESIDE_LINKS if links else {"wire": _wire})
         self.filters.update(_FILTERS)
 
     def concat(self, parts: Iterable[str]) -> str:
@@ -410,4 +395,11 @@ def _picture() -> str:
     return "" if _current.trail is None else _encoded(_current.trail.picture())
 
 
+_WRITERS_BESIDE_LINKS: Final = {
+    "seen": _seen,
+    "known": _known,
+    "wire_seen": _wire_seen,
+    "wire_known": _wire_known,
+    "Macro": _Macro,
+}
 _FILTERS: Final = {_LINK: _link, _LINK_IN_MACRO: _link_in_macro, _SPARED: _spare, _PICTURE: _body}

@@ -13,9 +13,10 @@ up to some tenths of a second beyond the limit. Whoever adds a global, a filter 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import wraps
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined, Template, nodes
@@ -33,7 +34,7 @@ try:
 except ImportError:  # a platform without the compiled part
     from markupsafe._native import _escape_inner
 
-__all__ = ["WRITERS", "Metered", "Sandbox", "TooLong", "TooMuch", "escaped", "start_meter"]
+__all__ = ["Metered", "Sandbox", "TooLong", "TooMuch", "escaped", "start_meter"]
 
 RANGE_LIMIT = 10_000
 LOADED_LIMIT = 1024  # templates that are kept by the name that was asked for
@@ -182,12 +183,8 @@ def _markup_joined(values: Iterable[Any]) -> str:
     return _joined(parts)
 
 
-# What compiled templates call in place of jinja2's.
-WRITERS: Final = {"escape": escaped, "str": _text, "str_join": _joined, "markup_join": _markup_joined}
-
-
 class _Template(Template):
-    """A compiled template whose output and `~` go through the functions above."""
+    """A compiled template whose output and `~` go through its environment's `writers`."""
 
     @classmethod
     def _from_namespace(
@@ -196,7 +193,8 @@ class _Template(Template):
         namespace: MutableMapping[str, Any],
         globals: MutableMapping[str, Any],  # noqa: A002
     ) -> Template:
-        namespace.update(WRITERS)
+        assert isinstance(environment, Sandbox)
+        namespace.update(environment.writers)
         return super()._from_namespace(environment, namespace, globals)
 
 
@@ -207,6 +205,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     template_class = _Template
     intercepted_binops = frozenset(("*", "**", "%", "+", "-", "/", "//"))
     buffer = _Buffer
+    # What compiled templates call in place of jinja2's.
+    writers: Mapping[str, Any] = MappingProxyType(
+        {"escape": escaped, "str": _text, "str_join": _joined, "markup_join": _markup_joined}
+    )
 
     def __init__(self, loader: BaseLoader | None, limit: int, html: bool, **options: Any) -> None:
         super().__init__(
