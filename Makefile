@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 
 # What needs a Debian package (Postfix, PgBouncer, OpenDKIM, systemd) is run by .ci/run.
 test: $(INSTALLED)
-	$(BIN)/pytest -m 'not debian' -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/pytest -m 'not debian' -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
