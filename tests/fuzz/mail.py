@@ -102,7 +102,7 @@ def _fields(row: Row, message: EmailMessage, outgoing: Outgoing) -> None:
     if row["thread_key"] is not None and "references" not in own:
         asked["references"] += 1
         asked["in-reply-to"] = asked["in-reply-to"] or 1
-    if row["thread_key"] is None and row["stream"] != "marketing":
+    if row["thread_key"] is None and row["stream"] == "transactional":  # of other streams nobody says what they are
         asked["auto-submitted"] = asked["auto-submitted"] or 1
     if row["stream"] == "marketing":
         asked["precedence"] = asked["precedence"] or 1

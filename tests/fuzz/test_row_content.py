@@ -152,7 +152,7 @@ def bench(database: str, tmp_path: Path) -> Iterator[Bench]:
 
 
 @settings(
-    max_examples=int(os.environ.get("MAILERD_FUZZ_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("MAILERD_FUZZ_EXAMPLES", "200")),
     deadline=None,
     derandomize="MAILERD_FUZZ_EXAMPLES" not in os.environ,  # what is new is for the long run to find
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
