@@ -64,9 +64,7 @@ def test_ci_runs_the_tests_first_and_asks_nothing() -> None:
     text = script.read_text()
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail\n" in text
-    order = [
-        text.index(line) for line in ("\nexec </dev/null\n", "\nmake test\n", "\nmake lint\n", "pytest -m debian\n")
-    ]
+    order = [text.index(line) for line in ("\nexec </dev/null\n", "\nmake test\n", "make lint\n", "pytest -m debian\n")]
     assert order == sorted(order)
     subprocess.run(["bash", "-n", script], check=True, timeout=60)
 
